@@ -1,0 +1,52 @@
+"""MatConvNet's DagNN for Python: neural networks that are directed acyclic graphs, on NumPy or CuPy."""
+
+from .check import check_layer
+from .errors import (
+    BackendError,
+    CheckError,
+    DagnnError,
+    DTypeError,
+    FileFormatError,
+    GraphError,
+    LabelError,
+    OptionError,
+    PlaceholderError,
+    ReleasedError,
+    ShapeError,
+    UnknownNameError,
+)
+from .geometry import ReceptiveField
+from .io import load, save
+from .layers import *  # noqa: F403
+from .layers import __all__ as _layer_names
+from .layers.layer import Context, Layer, ParamSpec
+from .net import DagNN
+from .variables import Param, Var
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "CheckError",
+    "Context",
+    "DTypeError",
+    "DagNN",
+    "DagnnError",
+    "FileFormatError",
+    "GraphError",
+    "LabelError",
+    "Layer",
+    "OptionError",
+    "Param",
+    "ParamSpec",
+    "PlaceholderError",
+    "ReceptiveField",
+    "ReleasedError",
+    "ShapeError",
+    "UnknownNameError",
+    "Var",
+    "check_layer",
+    "load",
+    "save",
+    *_layer_names,
+]

@@ -1,0 +1,91 @@
+"""What a backend is: every kernel with its meaning, and the few services around arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .reference.activation import Activation
+from .reference.checks import Array
+from .reference.convolution import Convolution
+from .reference.elementwise import Elementwise
+from .reference.losses import Losses
+from .reference.normalisation import Normalisation
+from .reference.pooling import Pooling
+from .reference.sampling import Sampling
+
+__all__ = ["Array", "Backend"]
+
+
+class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses, Elementwise):
+    """The reference backend: readable kernels on NumPy arrays, the specification of all others.
+
+    A subclass sets `name` and `xp` and overrides what it does better. It adds no public method and
+    keeps every signature, so that a layer never needs to know which backend it runs on.
+    Kernels may return any memory layout, and never write into their arguments.
+
+    >>> import numpy as np
+    >>> Backend().conv(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)))[0, 0]
+    array([[4., 4.],
+           [4., 4.]])
+    """
+
+    name: ClassVar[str] = "reference"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    @property
+    def xp(self) -> Any:
+        """The array module: `numpy`, or one that looks like it."""
+        return np
+
+    def asarray(self, a: Any) -> Array:
+        """`a` as an array of this backend; not copied if it already is one.
+
+        >>> Backend().asarray([1, 2])
+        array([1, 2])
+        """
+        return np.asarray(a)
+
+    def to_numpy(self, a: Array) -> np.ndarray:
+        """`a` as a NumPy array; not copied if it already is one.
+
+        >>> Backend().to_numpy(np.float32(2)).shape
+        ()
+        """
+        return np.asarray(a)
+
+    def owns(self, a: Any) -> bool:
+        """Whether `a` is an array of this backend.
+
+        >>> Backend().owns(np.zeros(1)), Backend().owns([0])
+        (True, False)
+        """
+        return isinstance(a, np.ndarray | np.generic)
+
+    def rng(self, *keys: int) -> Any:
+        """A generator with `random` and `standard_normal`; the same `keys` give the same numbers.
+
+        >>> bool(Backend().rng(0, 7).random() == Backend().rng(0, 7).random())
+        True
+        """
+        return np.random.default_rng(keys)
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Array:
+        """A new array with arbitrary contents.
+
+        >>> Backend().empty((2, 3), "float32").shape
+        (2, 3)
+        """
+        return self.xp.empty(shape, dtype)
+
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Array:
+        """A new array of zeros.
+
+        >>> Backend().zeros((2,), "float32")
+        array([0., 0.], dtype=float32)
+        """
+        return self.xp.zeros(shape, dtype)

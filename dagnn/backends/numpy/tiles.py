@@ -1,0 +1,80 @@
+"""Cutting maps into pieces: memory order, tiles of a bounded size, and where a filter tap meets the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..reference.checks import Array
+from ..reference.convolution import Sizes
+
+Tile = tuple[slice, slice, slice]
+Overlap = tuple[slice, slice]
+
+
+def channels_last(a: Array) -> Array:
+    """The (N, H, W, C) view of (N, C, H, W) maps, whatever their memory order."""
+    return a.transpose(0, 2, 3, 1)
+
+
+def channels_second(a: Array) -> Array:
+    """The (N, C, H, W) view of (N, H, W, C) maps."""
+    return a.transpose(0, 3, 1, 2)
+
+
+def tiles(shape: Sequence[int], most: int) -> Iterator[Tile]:
+    """Slices of (images, rows, columns) that cover `shape` in order, each of at most `most` pixels.
+
+    A tile is a run of whole images, or of whole rows of one image, or a piece of one row.
+
+    >>> [[(s.start, s.stop) for s in tile] for tile in tiles((1, 4, 4), most=12)]
+    [[(0, 1), (0, 2), (0, 4)], [(0, 1), (2, 4), (0, 4)]]
+    """
+    n, h, w = shape
+    if 0 in shape:
+        return
+    columns = _even(w, most)
+    rows = _even(h, most // w) if columns == w else 1
+    images = _even(n, most // (w * h)) if rows == h else 1
+    for image in range(0, n, images):
+        for row in range(0, h, rows):
+            for column in range(0, w, columns):
+                yield (
+                    slice(image, min(n, image + images)),
+                    slice(row, min(h, row + rows)),
+                    slice(column, min(w, column + columns)),
+                )
+
+
+def _even(length: int, most: int) -> int:
+    """The length of pieces of at most `most`, of which `length` needs no fewer and all are about equal."""
+    pieces = -(-length // max(1, most))
+    return -(-length // pieces)
+
+
+def overlap(outputs: slice, offset: int, stride: int, size: int) -> Overlap:
+    """Which of the `outputs` i have their tap i stride + offset inside an axis of `size`, and where it is.
+
+    The first slice counts from the start of `outputs`, the second along the axis.
+
+    >>> overlap(slice(0, 4), offset=-1, stride=2, size=6)
+    (slice(1, 4, None), slice(1, 6, 2))
+    """
+    first = max(outputs.start, -(offset // stride))
+    last = min(outputs.stop - 1, (size - 1 - offset) // stride)
+    if last < first:
+        return slice(0, 0), slice(0, 0)
+    start = outputs.start
+    return slice(first - start, last + 1 - start), slice(
+        first * stride + offset, last * stride + offset + 1, stride
+    )
+
+
+def tap_overlaps(outputs: Sequence[slice], sizes: Sizes, maps: Sequence[int]) -> list[list[Overlap]]:
+    """The `overlap` of every tap with maps of size (H, W): a list for the rows, one for the columns."""
+    return [
+        [
+            overlap(outputs[k], tap * sizes.dilate[k] - sizes.pad[2 * k], sizes.stride[k], maps[k])
+            for tap in range(sizes.window[k])
+        ]
+        for k in range(2)
+    ]

@@ -1,0 +1,92 @@
+"""Every error dagnn raises on purpose is a `DagnnError`; the subclass says what kind of thing went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DagnnError(Exception):
+    """Root of the tree: catch this to catch everything dagnn raises on purpose."""
+
+    def add_context(self, where: str, received: str) -> None:
+        """Put `where` in front of the message and `Received: ...` on its last line, once."""
+        if getattr(self, "has_context", False):
+            return
+        message = str(self)
+        self.args = (f"{where}: {message}\nReceived: {received}", *self.args[1:])
+        self.has_context = True
+
+
+class GraphError(DagnnError):
+    """The network's structure forbids what was asked: a cycle, two producers, a missing input."""
+
+
+class UnknownNameError(GraphError, KeyError):
+    """No layer, variable or parameter has this name."""
+
+    __str__ = Exception.__str__  # KeyError would print the message's repr
+
+
+class ShapeError(DagnnError, ValueError):
+    """Array shapes disagree with each other or with a layer's options."""
+
+
+class DTypeError(DagnnError, TypeError):
+    """Floating types differ where they must be the same; nothing is ever upcast silently."""
+
+
+class OptionError(DagnnError, ValueError):
+    """A layer or call got an option value it cannot have."""
+
+
+class LabelError(DagnnError, ValueError):
+    """A label is outside the valid range of classes."""
+
+
+class BackendError(DagnnError, RuntimeError):
+    """A backend is not installed, or an array belongs to another backend."""
+
+
+class ReleasedError(DagnnError):
+    """The value was computed and let go of to save memory."""
+
+
+class PlaceholderError(DagnnError):
+    """Evaluation reached a layer whose class is not known."""
+
+
+class CheckError(DagnnError):
+    """`check_layer` found a layer that breaks a promise: a wrong derivative, shape or round trip."""
+
+
+class FileFormatError(DagnnError):
+    """A file is damaged, truncated, too new, or not what it should be."""
+
+
+def unknown_name(kind: str, name: object, names: Iterable[str]) -> UnknownNameError:
+    """The error for a wrong name, with the nearest right ones.
+
+    >>> print(unknown_name("layer", "conv", ["conv1", "conv2", "fc"]))
+    No layer 'conv'. Did you mean 'conv2' or 'conv1'?
+    """
+    names = list(names)
+    near = get_close_matches(str(name), names, n=3, cutoff=0.5)
+    if near:
+        hint = "Did you mean " + " or ".join(repr(n) for n in near) + "?"
+    elif names:
+        hint = f"There are: {shorten(names)}."
+    else:
+        hint = f"The network has no {kind}s yet."
+    return UnknownNameError(f"No {kind} {name!r}. {hint}")
+
+
+def shorten(names: Iterable[object], most: int = 12) -> str:
+    """Names for a message: all of a few, the first of many.
+
+    >>> shorten("abcdef", most=3)
+    'a, b, c and 3 more'
+    """
+    words = [str(name) for name in names]
+    tail = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + tail

@@ -1,0 +1,320 @@
+"""DagNN: the network, and its evaluation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Self
+from zlib import crc32
+
+import numpy as np
+
+from . import backends
+from .errors import DTypeError, GraphError, OptionError, ShapeError, shorten
+from .geometry import Shape
+from .layers.layer import Context, ParamSpec
+from .plan import Plan, Request, Step, describe, make_plan
+from .structure import Names, Structure
+from .variables import RELEASED, Param
+
+if TYPE_CHECKING:
+    from .backends.base import Array
+
+MOST_PLANS = 16  # different requests remembered at once
+
+
+class DagNN(Structure):
+    """A neural network that is a directed acyclic graph of layers.
+
+    >>> import numpy as np, dagnn
+    >>> net = dagnn.DagNN()
+    >>> net.add_layer("conv", dagnn.Conv(size=(8, 1, 3, 3), pad=1), "x", "c")
+    >>> net.add_layer("relu", dagnn.ReLU(), "c", "r")
+    >>> net.add_layer("fc", dagnn.Conv(size=(10, 8, 8, 8)), "r", "scores")
+    >>> net.add_layer("loss", dagnn.Loss(), ["scores", "label"], "objective")
+    >>> net.init_params(seed=0)
+    >>> x, label = np.ones((2, 1, 8, 8), "float32"), np.array([3, 7])
+    >>> out = net.eval({"x": x, "label": label}, {"objective": 1}, ders=["x"])
+    >>> net.vars["x"].der.shape, net.params["fc_filters"].der.shape
+    ((2, 1, 8, 8), (10, 8, 8, 8))
+
+    Attributes
+    ----------
+    conserve_memory : let go of every array nobody needs any more (default True).
+    accumulate_param_ders : add parameter derivatives to those already there (default False).
+    parameter_server : an object whose `push(name, der)` takes the parameter derivatives instead of `der`.
+    hold_on : let derivatives accumulate before the parameter server gets them (default False).
+    meta : free information about the net, stored with it.
+    seed, evaluation : together with a layer's name the key of its random numbers; `evaluation` counts.
+    state : per layer, what survives evaluations (a loss's average, a frozen dropout mask).
+    """
+
+    def __init__(self, backend: str = "numpy") -> None:
+        super().__init__()
+        self.backend = backends.get(backend)
+        self._mode = "train"
+        self._conserve_memory = True
+        self.accumulate_param_ders = False
+        self.parameter_server: Any = None
+        self.hold_on = False
+        self.meta: dict[str, Any] = {}
+        self.seed = 0
+        self.evaluation = 0
+
+    @property
+    def mode(self) -> str:
+        """ "train" or "test"; "normal", MatConvNet's word for it, is read as "train"."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        modes = {"train": "train", "normal": "train", "test": "test"}
+        if mode not in modes:
+            raise OptionError(f"mode is 'train' or 'test'. Received: {mode!r}")
+        self._mode = modes[mode]
+
+    @property
+    def conserve_memory(self) -> bool:
+        """Whether values and derivatives nobody asked to keep are released."""
+        return self._conserve_memory
+
+    @conserve_memory.setter
+    def conserve_memory(self, flag: bool) -> None:
+        self._conserve_memory = bool(flag)
+        self._changed()
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """The floating type of the parameters; None while there are none."""
+        return next((p._value.dtype for p in self._params.values() if p._value is not None), None)
+
+    # ---- evaluation
+
+    def eval(
+        self,
+        inputs: Mapping[str, Any],
+        der_outputs: Mapping[str, Any] | None = None,
+        *,
+        outputs: Names | None = None,
+        keep: Names = (),
+        ders: Names = (),
+    ) -> dict[str, Array]:
+        """Run the net forward and, if `der_outputs` is given, backward.
+
+        Parameters
+        ----------
+        inputs : arrays by variable name. Some suffice: what they don't reach isn't run. A variable in
+            the middle of the net may be given too; then what produces it isn't run.
+        der_outputs : derivatives of z with respect to variables (mostly outputs, but any will do): arrays
+            of their shapes, or a number for a variable of one element. z = sum <der_output, variable>.
+        outputs : names of the variables to compute; default: all outputs of the net that can be.
+        keep : names of further variables to compute and keep.
+        ders : names of the variables, inputs too, whose derivative is wanted.
+
+        Returns
+        -------
+        The requested outputs by name. Values and derivatives are in `net.vars`, parameter derivatives in
+        `net.params[...].der`.
+        """
+        request = self._request(inputs, der_outputs, outputs, keep, ders)
+        plan = self._plan(request)
+        empty = [param.name for param in plan.params if param._value is None]
+        if empty:
+            raise GraphError(f"No value yet for {shorten(map(repr, empty))}: call net.init_params()")
+        values = {name: self.backend.asarray(value) for name, value in inputs.items()}
+        self._clear_vars()
+        self.evaluation += 1
+        contexts, shapes = plan.forward(values, self._context)
+        self._keep_values(plan, values)
+        if der_outputs:
+            seeds = {
+                n: self._seed(n, der, values, shapes) for n, der in der_outputs.items() if n in plan.seeds
+            }
+            ders_of_vars, ders_of_params = plan.backward(seeds, contexts, shapes)
+            self._keep_ders(plan, ders_of_vars, ders_of_params)
+        return {name: values[name] for name in plan.outputs}
+
+    def _request(
+        self,
+        inputs: Mapping[str, Any],
+        der_outputs: Mapping[str, Any] | None,
+        outputs: Names | None,
+        keep: Names,
+        ders: Names,
+    ) -> Request:
+        for what, given in (("inputs", inputs), ("der_outputs", der_outputs or {})):
+            if not isinstance(given, Mapping):
+                raise OptionError(
+                    f"{what} is a mapping {{variable: array}}. Received: {type(given).__name__}"
+                )
+        return Request(
+            frozenset(self._known_vars(inputs)),
+            None if outputs is None else tuple(dict.fromkeys(self._known_vars(outputs))),
+            frozenset(self._known_vars(der_outputs or ())),
+            frozenset(self._known_vars(keep)),
+            frozenset(self._known_vars(ders)),
+        )
+
+    def _plan(self, request: Request) -> Plan:
+        plan = self._cache.get(request)
+        if plan is None:
+            wires, net_graph = self._wires(), self._graph()
+            if len(self._cache) > MOST_PLANS:
+                self._cache.pop(next(key for key in self._cache if isinstance(key, Request)))
+            plan = self._cache[request] = make_plan(
+                wires,
+                net_graph,
+                {name: node.layer for name, node in self._nodes.items()},
+                self._params,
+                request,
+                {name for name, var in self._vars.items() if var.precious},
+                self._conserve_memory,
+            )
+        return plan
+
+    def _context(self, step: Step) -> Context:
+        return Context(
+            self.backend,
+            self._mode,
+            partial(self.backend.rng, self.seed, self.evaluation, crc32(step.name.encode())),
+            step.wants_inputs,
+            step.wants_params,
+            self.state[step.name],
+        )
+
+    def _seed(self, name: str, der: Any, values: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Array:
+        """The derivative given for variable `name`, as an array of its shape."""
+        shape = shapes[name]
+        floating = next((v.dtype for v in (values.get(name), *values.values()) if _is_float(v)), self.dtype)
+        array = self.backend.asarray(der)
+        if array.dtype.kind == "f" and hasattr(der, "dtype") and floating not in (None, array.dtype):
+            raise DTypeError(f"der_outputs[{name!r}] is {array.dtype}, the net computes in {floating}")
+        if array.ndim == 0 and np.prod(shape) == 1:
+            array = array.reshape(shape)
+        if array.shape != shape:
+            raise ShapeError(
+                f"der_outputs[{name!r}] must have the variable's shape {shape}. Received: {describe(array)}"
+            )
+        return array.astype(floating or array.dtype, copy=False)
+
+    def _clear_vars(self) -> None:
+        for var in self._vars.values():
+            var._value = var._der = None
+
+    def _keep_values(self, plan: Plan, values: Mapping[str, Any]) -> None:
+        for name in plan.released:
+            self._vars[name]._value = RELEASED
+        for name in plan.kept_values:
+            self._vars[name]._value = values[name]
+
+    def _keep_ders(self, plan: Plan, ders: Mapping[str, Any], ders_of_params: Mapping[str, Any]) -> None:
+        for kind, name in plan.backward_graph:
+            if kind == "der_var":
+                self._vars[name]._der = RELEASED
+        for name in plan.kept_ders:
+            self._vars[name]._der = ders.get(name)
+        for name, param in self._params.items():
+            der = ders_of_params.get(name)
+            if not self.accumulate_param_ders or param.der is None:
+                param.der = der
+            elif der is not None:
+                param.der = param.der + der
+            if self.parameter_server is not None and not self.hold_on and param.der is not None:
+                self.parameter_server.push(name, param.der)
+                param.der = None
+
+    def reset(self) -> None:
+        """Forget values, derivatives and what layers remember between evaluations; parameters stay."""
+        self._clear_vars()
+        for param in self._params.values():
+            param.der = None
+        for state in self.state.values():
+            state.clear()
+
+    # ---- parameters
+
+    def init_params(self, seed: Any = 0, dtype: Any = np.float32) -> None:
+        """Fresh values for all parameters: `seed` is a number or a NumPy generator, `dtype` their type."""
+        rng = np.random.default_rng(seed)
+        fresh: dict[str, np.ndarray] = {}
+        for node in self._nodes.values():
+            for name, value in zip(node.params, node.layer.init_params(rng), strict=False):
+                if name in fresh and fresh[name].shape != np.shape(value):
+                    raise ShapeError(
+                        f"Layer {node.name!r} needs parameter {name!r} of shape {np.shape(value)}, "
+                        f"another layer that shares it {fresh[name].shape}"
+                    )
+                fresh.setdefault(name, value)
+        for name, value in fresh.items():
+            self._params[name].value = np.asarray(value, dtype)
+
+    def astype(self, dtype: Any) -> None:
+        """Convert all parameters to `dtype`."""
+        for param in self._params.values():
+            if param.value is not None:
+                param.value = param.value.astype(dtype)
+
+    def move(self, backend: str) -> None:
+        """Move parameters and state to `backend`, "numpy" or "cupy"; values and derivatives are forgotten."""
+        new, old = backends.get(backend), self.backend
+
+        def moved(array: Any) -> Any:
+            return new.asarray(old.to_numpy(array)) if old.owns(array) else array
+
+        self._clear_vars()
+        self.backend = new
+        for param in self._params.values():
+            param.der = None
+            param._adopt = new.asarray
+            if param._value is not None:
+                param._own(moved(param._value))
+        for state in self.state.values():
+            state.update({key: moved(value) for key, value in state.items()})
+
+    # ---- copies, files, text
+
+    def copy(self) -> Self:
+        """An independent net: the same structure and settings, its own parameters."""
+        return self.subnet()
+
+    def deploy(self) -> DagNN:
+        """A copy for inference: no losses and dropouts, batch normalisation folded; see `dagnn.deploy`."""
+        from .deploy import deploy
+
+        return deploy(self)
+
+    def _blank(self) -> Self:
+        net = type(self)(self.backend.name)
+        net._mode, net._conserve_memory = self._mode, self._conserve_memory
+        net.accumulate_param_ders, net.hold_on = self.accumulate_param_ders, self.hold_on
+        net.seed, net.evaluation = self.seed, self.evaluation
+        net.meta = copy.deepcopy(self.meta)
+        return net
+
+    def _new_param(self, name: str, spec: ParamSpec) -> Param:
+        param = super()._new_param(name, spec)
+        param._adopt = self.backend.asarray
+        return param
+
+    def save(self, path: str | PathLike[str], layers: Mapping[str, Any] | None = None) -> None:
+        """Write the net to an HDF5 file; `layers` names custom classes and the callables of `Custom`."""
+        from .io import save
+
+        save(self, path, layers)
+
+    def summary(self, input_shapes: Mapping[str, Shape] | None = None) -> str:
+        """A table of the layers: shapes, receptive fields, parameters, memory."""
+        from .summary import summarize
+
+        return summarize(self, input_shapes or {})
+
+    def __repr__(self) -> str:
+        from .summary import describe
+
+        return describe(self)
+
+
+def _is_float(array: Any) -> bool:
+    return array is not None and array.dtype.kind == "f"
