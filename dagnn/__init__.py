@@ -13,6 +13,7 @@ from .errors import (
     PlaceholderError,
     ReleasedError,
     ShapeError,
+    UnknownFieldWarning,
     UnknownNameError,
 )
 from .geometry import ReceptiveField
@@ -21,6 +22,8 @@ from .layers import *  # noqa: F403
 from .layers import __all__ as _layer_names
 from .layers.layer import Context, Layer, ParamSpec
 from .net import DagNN
+from .preprocess import Preprocessor
+from .simplenn import SimpleNN
 from .variables import Param, Var
 
 __version__ = "0.1.0"
@@ -40,9 +43,12 @@ __all__ = [
     "Param",
     "ParamSpec",
     "PlaceholderError",
+    "Preprocessor",
     "ReceptiveField",
     "ReleasedError",
     "ShapeError",
+    "SimpleNN",
+    "UnknownFieldWarning",
     "UnknownNameError",
     "Var",
     "check_layer",

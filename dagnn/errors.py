@@ -64,6 +64,14 @@ class FileFormatError(DagnnError):
     """A file is damaged, truncated, too new, or not what it should be."""
 
 
+class UnreadableValueWarning(UserWarning):
+    """A MAT-file holds values without a plain counterpart, such as functions and objects."""
+
+
+class UnknownFieldWarning(UserWarning):
+    """A file says something about a layer that has no meaning here; it was left out."""
+
+
 def unknown_name(kind: str, name: object, names: Iterable[str]) -> UnknownNameError:
     """The error for a wrong name, with the nearest right ones.
 

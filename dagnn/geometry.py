@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 from operator import index
 
 from .errors import OptionError, ShapeError
@@ -145,6 +146,10 @@ class ReceptiveField:
             (later.offset[0] * t0 + o0, later.offset[1] * t1 + o1),
         )
 
+    def moves_like(self, other: ReceptiveField) -> bool:
+        """Whether both have the same stride, up to rounding in fractions."""
+        return all(isclose(a, b) for a, b in zip(self.stride, other.stride, strict=True))
+
     def union(self, other: ReceptiveField) -> ReceptiveField:
         """The smallest field covering both, for branches that meet again (equal strides).
 
@@ -157,3 +162,7 @@ class ReceptiveField:
             high = max(f.offset[k] + (f.size[k] - 1) / 2 for f in (self, other))
             axes.append((high - low + 1, (low + high) / 2))
         return ReceptiveField((axes[0][0], axes[1][0]), self.stride, (axes[0][1], axes[1][1]))
+
+
+NOTHING = ReceptiveField(size=(0, 0))
+"""The field of an input whose values don't matter, such as the one `Crop` takes only the size of."""

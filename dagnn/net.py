@@ -15,12 +15,13 @@ from . import backends
 from .errors import DTypeError, GraphError, OptionError, ShapeError, shorten
 from .geometry import Shape
 from .layers.layer import Context, ParamSpec
-from .plan import Plan, Request, Step, describe, make_plan
+from .plan import Arrays, Form, Plan, Request, Step, make_plan, shape_and_type
 from .structure import Names, Structure
 from .variables import RELEASED, Param
 
 if TYPE_CHECKING:
     from .backends.base import Array
+    from .simplenn import SimpleNN
 
 MOST_PLANS = 16  # different requests remembered at once
 
@@ -45,7 +46,7 @@ class DagNN(Structure):
     conserve_memory : let go of every array nobody needs any more (default True).
     accumulate_param_ders : add parameter derivatives to those already there (default False).
     parameter_server : an object whose `push(name, der)` takes the parameter derivatives instead of `der`.
-    hold_on : let derivatives accumulate before the parameter server gets them (default False).
+    hold_on : don't push yet; with `accumulate_param_ders`, sub-batches add up first (default False).
     meta : free information about the net, stored with it.
     seed, evaluation : together with a layer's name the key of its random numbers; `evaluation` counts.
     state : per layer, what survives evaluations (a loss's average, a frozen dropout mask).
@@ -120,20 +121,16 @@ class DagNN(Structure):
         """
         request = self._request(inputs, der_outputs, outputs, keep, ders)
         plan = self._plan(request)
-        empty = [param.name for param in plan.params if param._value is None]
-        if empty:
-            raise GraphError(f"No value yet for {shorten(map(repr, empty))}: call net.init_params()")
+        self._check_params(plan)
         values = {name: self.backend.asarray(value) for name, value in inputs.items()}
         self._clear_vars()
         self.evaluation += 1
-        contexts, shapes = plan.forward(values, self._context)
+        contexts, forms = plan.forward(values, self._context)
         self._keep_values(plan, values)
         if der_outputs:
-            seeds = {
-                n: self._seed(n, der, values, shapes) for n, der in der_outputs.items() if n in plan.seeds
-            }
-            ders_of_vars, ders_of_params = plan.backward(seeds, contexts, shapes)
-            self._keep_ders(plan, ders_of_vars, ders_of_params)
+            seeds = {name: self._seed(name, der, forms) for name, der in der_outputs.items()}
+            useful = {name: seeds[name] for name in seeds if name in plan.seeds}
+            self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms))
         return {name: values[name] for name in plan.outputs}
 
     def _request(
@@ -149,6 +146,8 @@ class DagNN(Structure):
                 raise OptionError(
                     f"{what} is a mapping {{variable: array}}. Received: {type(given).__name__}"
                 )
+        if ders and not der_outputs:
+            raise OptionError(f"ders={ders!r} needs der_outputs: derivatives of what?")
         return Request(
             frozenset(self._known_vars(inputs)),
             None if outputs is None else tuple(dict.fromkeys(self._known_vars(outputs))),
@@ -167,9 +166,9 @@ class DagNN(Structure):
                 wires,
                 net_graph,
                 {name: node.layer for name, node in self._nodes.items()},
+                self._vars,
                 self._params,
                 request,
-                {name for name, var in self._vars.items() if var.precious},
                 self._conserve_memory,
             )
         return plan
@@ -184,20 +183,34 @@ class DagNN(Structure):
             self.state[step.name],
         )
 
-    def _seed(self, name: str, der: Any, values: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Array:
-        """The derivative given for variable `name`, as an array of its shape."""
-        shape = shapes[name]
-        floating = next((v.dtype for v in (values.get(name), *values.values()) if _is_float(v)), self.dtype)
+    def _seed(self, name: str, der: Any, forms: Mapping[str, Form]) -> Array:
+        """The derivative given for variable `name`, as an array of its shape and of the net's type."""
+        shape, own = forms[name]
+        kinds = (own, *(dtype for _, dtype in forms.values()))
+        floating = next((dtype for dtype in kinds if dtype.kind == "f"), self.dtype)
         array = self.backend.asarray(der)
-        if array.dtype.kind == "f" and hasattr(der, "dtype") and floating not in (None, array.dtype):
-            raise DTypeError(f"der_outputs[{name!r}] is {array.dtype}, the net computes in {floating}")
+        if array.dtype.kind not in "biuf":
+            raise OptionError(f"der_outputs[{name!r}] is an array of numbers. Received: {der!r}")
         if array.ndim == 0 and np.prod(shape) == 1:
             array = array.reshape(shape)
+        elif hasattr(der, "dtype") and array.dtype.kind == "f" and floating not in (None, array.dtype):
+            raise DTypeError(f"der_outputs[{name!r}] is {array.dtype}, the net computes in {floating}")
         if array.shape != shape:
             raise ShapeError(
-                f"der_outputs[{name!r}] must have the variable's shape {shape}. Received: {describe(array)}"
+                f"der_outputs[{name!r}] must have the variable's shape {shape}. "
+                f"Received: {shape_and_type(array)}"
             )
         return array.astype(floating or array.dtype, copy=False)
+
+    def _check_params(self, plan: Plan) -> None:
+        """All parameters have values, of one type."""
+        values = [param._value for param in plan.params]
+        if any(value is None for value in values):
+            empty = [param.name for param in plan.params if param._value is None]
+            raise GraphError(f"No value yet for {shorten(map(repr, empty))}: call net.init_params()")
+        if len({value.dtype for value in values}) > 1:
+            types = ", ".join(f"{p.name} is {p._value.dtype}" for p in plan.params)
+            raise DTypeError(f"Parameters have different types: {types}. Convert them with net.astype(...)")
 
     def _clear_vars(self) -> None:
         for var in self._vars.values():
@@ -209,14 +222,18 @@ class DagNN(Structure):
         for name in plan.kept_values:
             self._vars[name]._value = values[name]
 
-    def _keep_ders(self, plan: Plan, ders: Mapping[str, Any], ders_of_params: Mapping[str, Any]) -> None:
+    def _keep_ders(
+        self, plan: Plan, seeds: Arrays, ders: Mapping[str, Any], ders_of_params: Mapping[str, Any]
+    ) -> None:
         for kind, name in plan.backward_graph:
             if kind == "der_var":
                 self._vars[name]._der = RELEASED
+        # A layer may hand on one array, or a seed, as several derivatives: each of ours is its own.
+        owners = {id(_owner(seed)) for seed in seeds.values()}
         for name in plan.kept_ders:
-            self._vars[name]._der = ders.get(name)
+            self._vars[name]._der = _apart(ders.get(name), owners)
         for name, param in self._params.items():
-            der = ders_of_params.get(name)
+            der = _apart(ders_of_params.get(name), owners)
             if not self.accumulate_param_ders or param.der is None:
                 param.der = der
             elif der is not None:
@@ -237,6 +254,7 @@ class DagNN(Structure):
 
     def init_params(self, seed: Any = 0, dtype: Any = np.float32) -> None:
         """Fresh values for all parameters: `seed` is a number or a NumPy generator, `dtype` their type."""
+        _check_floating(dtype)
         rng = np.random.default_rng(seed)
         fresh: dict[str, np.ndarray] = {}
         for node in self._nodes.values():
@@ -251,7 +269,8 @@ class DagNN(Structure):
             self._params[name].value = np.asarray(value, dtype)
 
     def astype(self, dtype: Any) -> None:
-        """Convert all parameters to `dtype`."""
+        """Convert all parameters to the floating type `dtype`."""
+        _check_floating(dtype)
         for param in self._params.values():
             if param.value is not None:
                 param.value = param.value.astype(dtype)
@@ -278,6 +297,11 @@ class DagNN(Structure):
     def copy(self) -> Self:
         """An independent net: the same structure and settings, its own parameters."""
         return self.subnet()
+
+    @classmethod
+    def from_simple_nn(cls, simple: SimpleNN, canonical_names: bool = False) -> DagNN:
+        """A SimpleNN as a DagNN (MatConvNet's fromSimpleNN); see `SimpleNN.to_dagnn`."""
+        return simple.to_dagnn(canonical_names)
 
     def deploy(self) -> DagNN:
         """A copy for inference: no losses and dropouts, batch normalisation folded; see `dagnn.deploy`."""
@@ -316,5 +340,23 @@ class DagNN(Structure):
         return describe(self)
 
 
-def _is_float(array: Any) -> bool:
-    return array is not None and array.dtype.kind == "f"
+def _check_floating(dtype: Any) -> None:
+    if np.dtype(dtype).kind != "f":
+        raise OptionError(f"dtype must be a floating type such as 'float32'. Received: {dtype!r}")
+
+
+def _owner(array: Any) -> Any:
+    """The array whose memory `array` is a view of."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array
+
+
+def _apart(der: Any, owners: set[int]) -> Any:
+    """`der`, copied if an array that is kept already has its memory."""
+    if der is None:
+        return None
+    if id(_owner(der)) in owners:
+        return der.copy()
+    owners.add(id(_owner(der)))
+    return der

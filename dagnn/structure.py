@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
 from . import graph
 from .errors import DagnnError, GraphError, OptionError, ShapeError, unknown_name
-from .geometry import ReceptiveField, Shape
+from .geometry import NOTHING, ReceptiveField, Shape
 from .graph import Graph, Wire
 from .layers.layer import Layer, ParamSpec
 from .layers.placeholder import Placeholder
@@ -58,11 +59,11 @@ class Structure:
     @property
     def outputs(self) -> list[str]:
         """Names of the variables no layer reads."""
-        read = graph.consumers(self._wires())
+        read = graph.consumers(node.wire for node in self._nodes.values())
         return [name for name in self._vars if not read[name]]
 
     def graph(self) -> Graph:
-        """A networkx graph of ("layer" | "var" | "param", name) nodes; `slots` on an edge: argument positions."""
+        """A networkx graph of ("layer" | "var" | "param", name) nodes; `slots` of an edge are positions."""
         return self._graph().copy()
 
     def backward_graph(self, der_outputs: Names | None = None, *, ders: Names | None = None) -> Graph:
@@ -113,17 +114,23 @@ class Structure:
         (of,) = self._known_vars(of)
         fields: dict[str, ReceptiveField | None] = {of: ReceptiveField()}
         for wire in self._wires():
-            own = self._nodes[wire.name].layer.receptive_fields(len(wire.inputs))
+            layer = self._nodes[wire.name].layer
+            own = layer.receptive_fields(len(wire.inputs))
+            if len(own) != len(wire.inputs):
+                raise ShapeError(
+                    f"{type(layer).__name__} {wire.name!r} takes {len(own)} inputs, "
+                    f"{len(wire.inputs)} are connected"
+                )
             through = [
                 earlier.then(field) if (earlier := fields[name]) and field else None
                 for name, field in zip(wire.inputs, own, strict=True)
-                if name in fields
+                if name in fields and field != NOTHING
             ]
             if not through:
                 continue
             seen = through[0]
             for field in through[1:]:
-                seen = seen.union(field) if seen and field and seen.stride == field.stride else None
+                seen = seen.union(field) if seen and field and seen.moves_like(field) else None
             fields.update((name, seen) for name in wire.outputs if name != of)
         return fields
 
@@ -139,17 +146,16 @@ class Structure:
         if name in self._nodes:
             raise GraphError(f"There is already a layer {name!r}")
         node = self._node(name, layer, inputs, outputs, params)
-        if any(output in self._vars or output in node.inputs for output in node.outputs):
+        if self._clashes(node.wire):
             self._rewire({**self._nodes, name: node})
             return
-        graph.forward_graph([node.wire])  # refuses an output named twice
         self._nodes[name] = node
         self._register(node)
         self._changed()
 
     def remove_layer(self, names: Names) -> None:
         """Remove layers, and with them the variables and parameters only they used."""
-        gone = {self.layers[name].name for name in _names(names)}
+        gone = {self.layers[name].name for name in as_names(names)}
         self._rewire({name: node for name, node in self._nodes.items() if name not in gone})
 
     def replace_layer(self, name: str, layer: Layer, params: Names | None = None) -> None:
@@ -177,32 +183,23 @@ class Structure:
     def rename_layer(self, old: str, new: str) -> None:
         """Give layer `old` the name `new`; its place, variables and parameters stay."""
         self._check_rename("layer", old, new, self._nodes)
-        for name, node in self._nodes.items():
-            node.name = new if name == old else name
-        self._nodes = _renamed(self._nodes, old, new)
         self.state = _renamed(self.state, old, new)
-        self._producers = {out: new if name == old else name for out, name in self._producers.items()}
-        self._changed()
+        self._rename("name", old, new)
 
     def rename_var(self, old: str, new: str) -> None:
         """Give variable `old` the name `new` wherever it is used."""
         self._check_rename("variable", old, new, self._vars)
-        for node in self._nodes.values():
-            node.inputs = [new if name == old else name for name in node.inputs]
-            node.outputs = [new if name == old else name for name in node.outputs]
         self._vars[old].name = new
-        self._vars = _renamed(self._vars, old, new)
-        self._producers = _renamed(self._producers, old, new)
-        self._changed()
+        _become(self._vars, _renamed(self._vars, old, new))
+        self._rename("inputs", old, new)
+        self._rename("outputs", old, new)
 
     def rename_param(self, old: str, new: str) -> None:
         """Give parameter `old` the name `new` wherever it is used."""
         self._check_rename("parameter", old, new, self._params)
-        for node in self._nodes.values():
-            node.params = [new if name == old else name for name in node.params]
         self._params[old].name = new
-        self._params = _renamed(self._params, old, new)
-        self._changed()
+        _become(self._params, _renamed(self._params, old, new))
+        self._rename("params", old, new)
 
     def insert(
         self, name: str, layer: Layer, after: str, output: str | None = None, params: Names | None = None
@@ -254,7 +251,7 @@ class Structure:
 
     def _set_trainable(self, patterns: Names, flag: bool) -> list[str]:
         chosen = []
-        for pattern in _names(patterns):
+        for pattern in as_names(patterns):
             matching = [name for name in self._params if fnmatchcase(name, pattern)]
             if not matching:
                 raise unknown_name("parameter", pattern, self._params)
@@ -286,8 +283,10 @@ class Structure:
         net = self._blank()
         for node in self._nodes.values():
             if node.name in chosen:
-                net.add_layer(node.name, copy.copy(node.layer), node.inputs, node.outputs, node.params)
+                net.add_layer(node.name, copy.deepcopy(node.layer), node.inputs, node.outputs, node.params)
                 net.state[node.name].update(copy.deepcopy(self.state[node.name]))
+        _become(net._vars, {name: net._vars[name] for name in self._vars if name in net._vars})
+        _become(net._params, {name: net._params[name] for name in self._params if name in net._params})
         for name, var in net._vars.items():
             var.precious = self._vars[name].precious
         for name, param in net._params.items():
@@ -303,23 +302,40 @@ class Structure:
     def _node(
         self, name: str, layer: Layer, inputs: Names, outputs: Names, params: Names | None = None
     ) -> Node:
-        if not isinstance(name, str) or not name:
-            raise OptionError(f"A layer's name is a non-empty string. Received: {name!r}")
+        _check_name(name)
         if not isinstance(layer, Layer):
             hint = f": did you mean {layer.__name__}(...)?" if isinstance(layer, type) else ""
             raise OptionError(f"Layer {name!r} must be a dagnn.Layer object. Received: {layer!r}{hint}")
         specs = layer.params
-        param_names = [f"{name}_{s.role}" for s in specs] if params is None else _names(params)
+        param_names = [f"{name}_{s.role}" for s in specs] if params is None else as_names(params)
         if len(param_names) != len(specs) and not isinstance(layer, Placeholder):
             roles = ", ".join(spec.role for spec in specs) or "none"
             raise GraphError(
                 f"{type(layer).__name__} {name!r} has {len(specs)} parameters ({roles}). "
                 f"Received: {param_names}"
             )
-        output_names = _names(outputs)
+        output_names = as_names(outputs)
         if not output_names:
             raise GraphError(f"Layer {name!r} needs at least one output")
-        return Node(name, layer, _names(inputs), output_names, param_names)
+        wire = Wire(name, tuple(as_names(inputs)), tuple(output_names), tuple(param_names))
+        return Node(wire, layer)
+
+    def _clashes(self, wire: Wire) -> bool:
+        """Whether adding `wire` could make a cycle or a second producer: most layers only add new outputs."""
+        outputs = set(wire.outputs)
+        if len(outputs) < len(wire.outputs) or not outputs.isdisjoint(self._producers):
+            return True
+        if outputs.isdisjoint(self._vars) and outputs.isdisjoint(wire.inputs):
+            return False
+        ancestors, left = set[str](), list(wire.inputs)
+        while left:
+            name = left.pop()
+            if name in outputs:
+                return True
+            if name in self._producers and name not in ancestors:
+                left += self._nodes[self._producers[name]].wire.inputs
+            ancestors.add(name)
+        return False
 
     def _register(self, node: Node) -> None:
         for name in (*node.inputs, *node.outputs):
@@ -337,26 +353,43 @@ class Structure:
 
     def _rewire(self, nodes: dict[str, Node]) -> None:
         """Replace the structure by `nodes`, if it is one; otherwise raise and change nothing."""
-        graph.layer_order(graph.forward_graph(node.wire for node in nodes.values()))
-        old_vars, old_params = self._vars, self._params
+        new_graph = graph.forward_graph(node.wire for node in nodes.values())
+        order = graph.layer_order(new_graph)
         used_vars = {name for node in nodes.values() for name in (*node.inputs, *node.outputs)}
         used_params = {name for node in nodes.values() for name in node.params}
-        self._vars = {name: var for name, var in old_vars.items() if name in used_vars}
-        self._params = {name: param for name, param in old_params.items() if name in used_params}
+        _become(self._vars, {name: var for name, var in self._vars.items() if name in used_vars})
+        _become(self._params, {name: param for name, param in self._params.items() if name in used_params})
         self.state = {name: state for name, state in self.state.items() if name in nodes}
-        self._nodes, self._producers = nodes, {}
+        _become(self._nodes, nodes)
+        self._producers = {}
         for node in nodes.values():
             self._register(node)
+        self._changed()
+        self._cache |= {"graph": new_graph, "wires": [nodes[name].wire for name in order]}
+
+    def _rename(self, field: str, old: str, new: str) -> None:
+        """Rewrite one field of all wires; the structure stays what it was."""
+        for node in list(self._nodes.values()):
+            names: Any = getattr(node.wire, field)
+            if field == "name":
+                changed: Any = new if names == old else names
+            else:
+                changed = tuple(new if name == old else name for name in names)
+            self._nodes[node.name] = Node(replace(node.wire, **{field: changed}), node.layer)
+        if field == "name":
+            _become(self._nodes, _renamed(self._nodes, old, new))
+        self._producers = graph.producers(node.wire for node in self._nodes.values())
         self._changed()
 
     def _check_rename(self, kind: str, old: str, new: str, there: Mapping[str, Any]) -> None:
         if old not in there:
             raise unknown_name(kind, old, there)
+        _check_name(new)
         if new in there:
             raise GraphError(f"There is already a {kind} {new!r}")
 
     def _known_vars(self, names: Iterable[str]) -> list[str]:
-        return [self.vars[name].name for name in _names(names)]
+        return [self.vars[name].name for name in as_names(names)]
 
     def _graph(self) -> Graph:
         if "graph" not in self._cache:
@@ -373,8 +406,28 @@ class Structure:
         self._cache.clear()
 
 
-def _names(names: Names) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+def as_names(names: Names) -> list[str]:
+    """One name or an ordered collection of them as a list."""
+    if isinstance(names, str):
+        names = [names]
+    if isinstance(names, set | frozenset) or not isinstance(names, Iterable):
+        raise OptionError(f"Names come as a string or a list of strings. Received: {names!r}")
+    names = list(names)
+    for name in names:
+        _check_name(name)
+    return names
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise OptionError(f"A name is a non-empty, printable string. Received: {name!r}")
+
+
+def _become(items: dict[str, Any], others: Mapping[str, Any]) -> None:
+    """Change a dict in place, so that views of it that users hold stay true."""
+    others = dict(others)
+    items.clear()
+    items.update(others)
 
 
 def _renamed(items: dict[str, Any], old: str, new: str) -> dict[str, Any]:

@@ -163,12 +163,10 @@ def _field(field: ReceptiveField | None) -> str:
 def _count_params(net: DagNN, names: Sequence[str], counted: set[str]) -> str:
     """The parameters a layer adds to those already counted."""
     fresh = dict.fromkeys(name for name in names if name not in counted)
-    values = [net.params[name].value for name in fresh]
+    sizes = [value.size for name in fresh if (value := net.params[name].value) is not None]
     if not fresh:
         return "shared" if names else ""
-    if any(value is None for value in values):
-        return "?"
-    return human_count(sum(value.size for value in values))
+    return human_count(sum(sizes)) if len(sizes) == len(fresh) else "?"
 
 
 def _ends(names: Iterable[str], shapes: Mapping[str, Shape]) -> str:

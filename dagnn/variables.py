@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -44,26 +45,45 @@ class Named(Mapping[str, T], Generic[T]):
         return f"{self._kind}s: {', '.join(self._items)}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Node:
-    """A layer in its place: the `layer` object and the names of what it reads and writes."""
+    """A layer in its place: the `layer` object and the names of what it reads and writes.
 
-    name: str
+    Places change through the net (`replace_layer`, `set_layer_inputs`, `rename_var` ...), which checks.
+    """
+
+    wire: Wire
     layer: Layer
-    inputs: list[str]
-    outputs: list[str]
-    params: list[str]
 
     @property
-    def wire(self) -> Wire:
-        return Wire(self.name, tuple(self.inputs), tuple(self.outputs), tuple(self.params))
+    def name(self) -> str:
+        return self.wire.name
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the variables it reads, a list of your own."""
+        return list(self.wire.inputs)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the variables it writes."""
+        return list(self.wire.outputs)
+
+    @property
+    def params(self) -> list[str]:
+        """Names of its parameters."""
+        return list(self.wire.params)
+
+    def __repr__(self) -> str:
+        params = f", params {self.params}" if self.wire.params else ""
+        return f"Node({self.name!r}: {self.inputs} -> {self.layer} -> {self.outputs}{params})"
 
 
-class _Released:
-    """Stands for an array that was computed and let go of."""
+class _State(Enum):
+    RELEASED = "computed and let go of"
 
 
-RELEASED = _Released()
+RELEASED = _State.RELEASED
 
 
 class Var:

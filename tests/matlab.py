@@ -95,3 +95,38 @@ def error(actual: Any, reference: Any) -> float:
     scale = finite.max() if finite.size and finite.max() > 0 else 1.0
     difference = np.where(same, 0.0, np.abs(actual - reference))
     return float(np.max(difference, initial=0.0) / scale)
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equality of nested plain values, to the last bit and type."""
+    assert type(a) is type(b), (where, type(a), type(b))
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for k, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{where}[{k}]")
+    elif isinstance(a, np.ndarray | np.generic):
+        assert a.dtype == b.dtype and a.shape == b.shape, (where, a.dtype, b.dtype, a.shape, b.shape)
+        assert np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"), where
+    else:
+        assert a == b or a != a, where
+
+
+def assert_same_net(a: Any, b: Any) -> None:
+    """Equality of two nets in everything a file keeps."""
+    for name in b.layers:
+        assert a.layers[name].wire == b.layers[name].wire
+        assert_same(*(n.layers[name].layer.save() for n in (a, b)), name)
+        assert type(a.layers[name].layer) is type(b.layers[name].layer)
+    assert list(a.layers) == list(b.layers) and list(a.vars) == list(b.vars)
+    for name, var in b.vars.items():
+        assert a.vars[name].precious == var.precious
+    assert list(a.params) == list(b.params)
+    for name, param in b.params.items():
+        assert_same(a.params[name].value, param.value, name)
+        for field in ("learning_rate", "weight_decay", "train_method"):
+            assert getattr(a.params[name], field) == getattr(param, field), (name, field)
+    assert_same(a.meta, b.meta, "meta")

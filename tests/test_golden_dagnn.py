@@ -69,7 +69,7 @@ def run(case, dtype, conserve):
         n: np.asarray(v, dtype) if np.ndim(v) == 0 else matlab.nchw(v).astype(dtype)
         for n, v in zip(pairs[::2], pairs[1::2], strict=True)
     }
-    net.eval(inputs, der_outputs or None, ders=list(net.vars) if conserve else ())
+    net.eval(inputs, der_outputs or None, ders=list(net.vars) if conserve and der_outputs else ())
     return net
 
 

@@ -160,7 +160,7 @@ def test_order_of_an_edited_net(tmp_path):
     assert list(through(net, tmp_path).vars) == list(net.vars)
 
 
-@pytest.mark.parametrize("name", ["/", "a/b", ".", "..", "%2E", "\0", " ", "ä", "\ud800", "x" * 3000])
+@pytest.mark.parametrize("name", ["/", "a/b", ".", "..", "%2E", " ", "ä", "x" * 3000])
 def test_any_name(tmp_path, name):
     net = dagnn.DagNN()
     net.add_layer(name, dagnn.Conv(size=(1, 1, 1, 1)), name, name + "y", [name, name + "b"])
@@ -407,6 +407,7 @@ def test_two_classes_of_one_name(tmp_path):
         net.add_layer(name, cls(), "x", name)
     with pytest.raises(dagnn.OptionError, match=r"'b'.*would be saved as 'Twin', the name of"):
         dagnn.save(net, tmp_path / "net.h5")
+    dagnn.save(dagnn.DagNN(), tmp_path / "net.h5")
     with pytest.raises(dagnn.OptionError, match="two meanings to 'A'"):
         dagnn.load(tmp_path / "net.h5", {"A": Gain, "dagnn.A": dagnn.ReLU})
     with pytest.raises(dagnn.OptionError, match="must be a layer class or a function"):
@@ -440,8 +441,8 @@ def test_paths(tmp_path):
         dagnn.load(tmp_path / "no.h5")
     with pytest.raises(FileNotFoundError):
         dagnn.save(net, tmp_path / "no" / "net.h5")
-    with pytest.raises(dagnn.OptionError, match="only HDF5 is written"):
-        dagnn.save(net, tmp_path / "net.MAT")
+    with pytest.raises(dagnn.OptionError, match="extra is kept in HDF5 files only"):
+        dagnn.save(net, tmp_path / "net.MAT", extra={"epoch": 1})
     long = tmp_path / ("n" * 250 + ".h5")
     dagnn.save(net, str(long))
     dagnn.load(str(long))

@@ -45,6 +45,7 @@ from dagnn import (
     backends,
 )
 from dagnn.errors import OptionError, PlaceholderError, ShapeError
+from dagnn.geometry import NOTHING
 from dagnn.layers import BUILTIN
 
 X = (2, 4, 6, 5)
@@ -517,7 +518,7 @@ def test_receptive_field_of_a_transposed_convolution_covers_what_is_seen():
 
 
 def test_other_receptive_fields():
-    assert Crop((1, 2)).receptive_fields(2) == [ReceptiveField(offset=(1, 2)), ReceptiveField()]
+    assert Crop((1, 2)).receptive_fields(2) == [ReceptiveField(offset=(1, 2)), NOTHING]
     assert Slice(3, 2, 4).receptive_fields(1) == [ReceptiveField(offset=(0, 2))]
     assert Concat(1).receptive_fields(2) == Sum().receptive_fields(2) == [ReceptiveField()] * 2
     for layer in (Concat(2), Split(3, (1, 1)), Loss(), ROIPooling(), BilinearSampler(), PDist(aggregate=True),

@@ -1,5 +1,7 @@
 """Building, editing and evaluating a DagNN."""
 
+import copy
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +131,7 @@ def test_refused_edits_change_nothing():
         net.set_layer_inputs("f0", "x3")
     with pytest.raises(OptionError, match="did you mean ReLU"):
         net.add_layer("g", dagnn.ReLU, "x0", "y")
-    with pytest.raises(OptionError, match="non-empty string"):
+    with pytest.raises(OptionError, match="non-empty, printable string"):
         net.add_layer("", dagnn.ReLU(), "x0", "y")
     with pytest.raises(GraphError, match="2 parameters \\(filters, biases\\)"):
         net.add_layer("g", dagnn.Conv(size=(1, 1, 1, 1)), "x0", "y", params="f")
@@ -471,7 +473,7 @@ def test_a_custom_layer_must_not_upcast():
 
     net = dagnn.DagNN()
     net.add_layer("up", Upcast(), "x", "y")
-    with pytest.raises(DTypeError, match="Upcast 'up': the output is float64, the input float32"):
+    with pytest.raises(DTypeError, match="Upcast 'up': the output is float64, the input is float32"):
         net.eval({"x": X.astype(np.float32)})
 
 
@@ -573,6 +575,191 @@ def test_mode():
     assert net.mode == "train"
     with pytest.raises(OptionError, match="'train' or 'test'. Received: 'eval'"):
         net.mode = "eval"
+
+
+@pytest.mark.parametrize("name", ["", None, 7, "two\nlines", "\0"])
+def test_names_are_printable_strings(name):
+    net = two_towers()
+    before = repr(net)
+    for edit in (
+        lambda: net.add_layer(name, Times(), "a", "z"),
+        lambda: net.add_layer("z", Times(), ["a", name], "z"),
+        lambda: net.rename_layer("head", name),
+        lambda: net.rename_var("scores", name),
+        lambda: net.rename_param("f", name),
+    ):
+        with pytest.raises(OptionError, match="printable string"):
+            edit()
+    with pytest.raises(OptionError, match="a list of strings"):
+        net.add_layer("z", dagnn.Sum(), {"a", "b"}, "z")
+    with pytest.raises(OptionError, match="a list of strings"):
+        net.add_layer("z", dagnn.Sum(), None, "z")
+    assert repr(net) == before
+
+
+def test_places_change_through_the_net_only():
+    net = two_towers()
+    with pytest.raises(AttributeError):
+        net.layers["relu_a"].layer = dagnn.Sigmoid()
+    net.layers["relu_a"].inputs.append("b")
+    assert net.layers["relu_a"].inputs == ["c_a"]
+    layers, variables = net.layers, net.vars
+    net.splice("relu_a")
+    net.rename_var("s", "t")
+    assert "relu_a" not in layers and "t" in variables and "s" not in variables
+
+
+def test_building_back_to_front():
+    net = dagnn.DagNN()
+    for k in reversed(range(2000)):
+        net.add_layer(f"f{k}", Times(1.0), f"x{k}", f"x{k + 1}")
+    assert net.outputs == ["x2000"] and net.inputs == ["x0"]
+    assert net.eval({"x0": X})["x2000"] == pytest.approx(X)
+    with pytest.raises(GraphError, match="cycle"):
+        net.add_layer("back", Times(), "x2000", "x0")
+
+
+# ---- results
+
+
+def test_a_given_output_is_an_input():
+    """Its producer may run for another output, but no derivative flows through it."""
+    net = dagnn.DagNN()
+    net.add_layer("split", dagnn.Split(axis=1, sizes=(1, 1)), "x", ["a", "b"])
+    net.add_layer("sum", dagnn.Sum(), ["a", "b"], "y")
+    given = {"x": np.ones((1, 2, 1, 1)), "a": np.full((1, 1, 1, 1), 5.0)}
+    for conserve in (True, False):
+        net.conserve_memory = conserve
+        out = net.eval(given, {"y": 1.0}, ders=["x", "a"])
+        assert out["y"].item() == 6 and net.vars["x"].der.ravel().tolist() == [0, 1]
+        assert net.vars["a"].der.item() == 1 and net.vars["a"].value is given["a"]
+
+
+def test_derivatives_share_no_memory():
+    net = dagnn.DagNN()
+    net.add_layer("sum", dagnn.Sum(), ["a", "b"], "s")
+    net.add_layer("scale", dagnn.Scale(size=(1, 1, 1, 2)), "s", "y")
+    net.init_params(0, np.float64)
+    x, seed = np.ones((1, 1, 1, 2)), np.ones((1, 1, 1, 2))
+    net.eval({"a": x, "b": x}, {"y": seed}, ders=["a", "b", "y"])
+    arrays = [net.vars[n].der for n in ("a", "b", "y")] + [p.der for p in net.params.values()] + [seed]
+    for k, one in enumerate(arrays):
+        for other in arrays[:k]:
+            assert not np.shares_memory(one, other)
+
+
+def test_given_variables_are_kept_on_request_without_conserving():
+    net = chain()
+    net.conserve_memory = False
+    net.eval({"x0": X}, {"x0": np.ones(4)}, outputs=[], keep="x0", ders="x0")
+    assert net.vars["x0"].value is not None and net.vars["x0"].der == pytest.approx(np.ones(4))
+
+
+def test_released_survives_copying():
+    net = chain()
+    net.eval({"x0": X})
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        with pytest.raises(ReleasedError):
+            _ = twin.vars["x1"].value
+        assert "released" in repr(twin.vars["x1"])
+
+
+def test_copies_keep_the_order_of_names():
+    net = two_towers()
+    net.insert("tanh", dagnn.Tanh(), after="s", output="t")
+    net.set_layer_inputs("head", "s")
+    twin = net.copy()
+    assert list(twin.vars) == list(net.vars) and list(twin.params) == list(net.params)
+    assert twin.inputs == net.inputs and twin.outputs == net.outputs
+    assert list(net.eval(images())) == net.outputs
+
+
+def test_an_empty_batch_leaves_the_average_alone():
+    net = dagnn.DagNN()
+    net.add_layer("loss", dagnn.Loss(), ["x", "c"], "z")
+    net.eval({"x": np.zeros((0, 3, 1, 1), np.float32), "c": np.zeros(0, int)})
+    net.eval({"x": np.zeros((2, 3, 1, 1), np.float32), "c": np.zeros(2, int)})
+    assert net.state["loss"]["average"] == pytest.approx(np.log(3))
+
+
+@pytest.mark.parametrize("seed", [None, "junk", 1j])
+def test_seeds_are_numbers(seed):
+    with pytest.raises(OptionError, match="an array of numbers"):
+        chain().eval({"x0": X[:1]}, {"x3": seed}, ders="x0")
+    with pytest.raises(OptionError, match="an array of numbers"):
+        chain().eval({"x0": X[:1]}, {"x3": seed})  # also where nothing depends on it
+
+
+def test_numpy_scalars_are_numbers():
+    net = two_towers()
+    net.eval(images(), {"objective": 1 / np.sqrt(4)})
+    assert net.params["f"].der.dtype == np.float32
+
+
+def test_ders_of_nothing_are_refused():
+    with pytest.raises(OptionError, match="needs der_outputs"):
+        chain().eval({"x0": X}, ders="x0")
+
+
+def test_random_numbers_go_on_within_a_layer():
+    @dataclass
+    class Noise(dagnn.Layer):
+        def forward(self, ctx, inputs, params):
+            return [ctx.rng.random(4), ctx.rng.random(4)]
+
+    net = dagnn.DagNN()
+    net.add_layer("noise", Noise(), "x", ["y", "z"])
+    out = net.eval({"x": X})
+    assert not np.array_equal(out["y"], out["z"])
+
+
+def test_layers_must_return_lists():
+    @dataclass
+    class Bare(dagnn.Layer):
+        what: str = "forward"
+
+        def forward(self, ctx, inputs, params):
+            return 2 * inputs[0] if self.what == "forward" else [inputs[0]]
+
+        def backward(self, ctx, params, der_outputs):
+            return der_outputs[0]
+
+    for what, message in (
+        ("forward", "forward must return a list"),
+        ("backward", "backward must return two"),
+    ):
+        net = dagnn.DagNN()
+        net.add_layer("bare", Bare(what), "x", "y")
+        with pytest.raises(ShapeError, match=message):
+            net.eval({"x": X[:1]}, {"y": 1.0}, ders="x")
+
+
+def test_no_type_slips_in():
+    @dataclass
+    class Wide(dagnn.Layer):
+        def forward(self, ctx, inputs, params):
+            return [inputs[0]]
+
+        def backward(self, ctx, params, der_outputs):
+            return [der_outputs[0].astype(np.float64)], []
+
+    net = dagnn.DagNN()
+    net.add_layer("wide", Wide(), "x", "y")
+    x = np.ones((1, 2, 1, 1), np.float32)
+    with pytest.raises(DTypeError, match="'x', which is float32, a derivative of type float64"):
+        net.eval({"x": x}, {"y": x}, ders="x")
+    net.replace_layer("wide", dagnn.Scale(size=(1, 2, 1, 1)))
+    net.init_params()
+    with pytest.raises(DTypeError, match="x is float64"):
+        net.eval({"x": x.astype(np.float64)})
+    net.params["wide_biases"].value = np.zeros((1, 2, 1, 1))
+    with pytest.raises(DTypeError, match=r"different types: .* net.astype"):
+        net.eval({"x": x})
+    for bad in (int, "int32", bool):
+        with pytest.raises(OptionError, match="floating type"):
+            net.astype(bad)
+        with pytest.raises(OptionError, match="floating type"):
+            net.init_params(0, bad)
 
 
 # ---- parameters

@@ -43,10 +43,15 @@ def save(
     >>> dagnn.load(path).meta, dagnn.io.load_extra(path)
     ({'classes': ['cat', 'dog']}, {'epoch': 3})
     """
+    if os.fspath(path).lower().endswith(".mat"):
+        if extra:
+            raise OptionError("extra is kept in HDF5 files only. Choose an ending such as .h5")
+        from . import matwrite
+
+        matwrite.save(net, path)
+        return
     from . import hdf5
 
-    if os.fspath(path).lower().endswith(".mat"):
-        raise OptionError(f"{os.fspath(path)}: only HDF5 is written. Choose an ending such as .h5")
     hdf5.save(net, path, layers, extra)
 
 
@@ -59,6 +64,12 @@ def load(path: Path, layers: Mapping[str, Any] | None = None) -> DagNN:
 
     Raises FileFormatError, saying where, for a file that is damaged, truncated, too new or no network.
     """
+    from . import mat
+
+    if mat.is_mat(path):
+        from . import matconvnet
+
+        return matconvnet.load(path, layers)
     from . import hdf5
 
     return hdf5.load(path, layers)

@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import DagnnError, FileFormatError, OptionError, shorten
 from ..layers import BUILTIN, Custom, Placeholder
 from ..layers.layer import Layer
+from .custom import make_custom
 from .values import Encoder, ReadArray, decode
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def make_layer(type_name: str, config: dict[str, Any], label: str, layers: Names
     if not (isinstance(cls, type) and issubclass(cls, Layer)):
         raise FileFormatError(f"{label}: the type {type_name!r} must be a layer class. layers= has: {cls!r}")
     try:
-        return cls.load(config)
+        return cls.load(config) if type_name in BUILTIN else make_custom(cls, config)
     except Exception as error:  # a layer's own checks, whatever they raise
         raise FileFormatError(f"{label}: {type_name} refuses the options {_cut(config)}: {error}") from error
 

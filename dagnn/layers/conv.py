@@ -8,7 +8,7 @@ from math import sqrt
 from ..errors import ShapeError
 from ..geometry import ReceptiveField, pair, quad, shape4, window_output
 from .layer import Layer, ParamSpec, count
-from .options import PairLike, QuadLike, sizes
+from .options import PairLike, QuadLike, flag, sizes
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Conv(Layer):
     param_specs = (ParamSpec("filters"), ParamSpec("biases"))
 
     def __post_init__(self):
+        self.has_bias = flag("has_bias", self.has_bias)
         self.size = sizes("size", self.size, "K, C/groups, h, w")
         self.stride = pair("stride", self.stride)
         self.pad = quad("pad", self.pad)

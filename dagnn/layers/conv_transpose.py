@@ -8,7 +8,7 @@ from math import sqrt
 from ..errors import OptionError, ShapeError
 from ..geometry import ReceptiveField, pair, quad, shape4, upsampled_output
 from .layer import Layer, ParamSpec, count
-from .options import PairLike, QuadLike, sizes, whole
+from .options import PairLike, QuadLike, flag, sizes, whole
 
 
 @dataclass
@@ -42,6 +42,7 @@ class ConvTranspose(Layer):
     param_specs = (ParamSpec("filters"), ParamSpec("biases"))
 
     def __post_init__(self):
+        self.has_bias = flag("has_bias", self.has_bias)
         self.size = sizes("size", self.size, "C, K/groups, h, w")
         self.upsample = pair("upsample", self.upsample)
         self.crop = quad("crop", self.crop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ShapeError
-from ..geometry import ReceptiveField, pair, shape4
+from ..geometry import NOTHING, ReceptiveField, pair, shape4
 from .layer import Layer, count
 from .options import PairLike
 from .slice import along
@@ -56,4 +56,4 @@ class Crop(Layer):
         return [(n, c, h, w)]
 
     def receptive_fields(self, n_inputs):
-        return [ReceptiveField(offset=self.crop), ReceptiveField()]
+        return [ReceptiveField(offset=self.crop), NOTHING]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layer import Layer, count
-from .options import real
+from .layer import OneToOne, count
+from .options import flag, real
 
 
 @dataclass
-class DropOut(Layer):
+class DropOut(OneToOne):
     """y = mask x in mode "train", y = x in mode "test".
 
     The mask is 0 with probability `rate` and 1 / (1 - rate) elsewhere, so that its mean is 1.
@@ -28,6 +28,7 @@ class DropOut(Layer):
     frozen: bool = False
 
     def __post_init__(self):
+        self.frozen = flag("frozen", self.frozen)
         self.rate = real("rate", self.rate, least=0, below=1)
 
     def forward(self, ctx, inputs, params):

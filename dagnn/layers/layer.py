@@ -34,7 +34,17 @@ class Context:
     where none is, `save` does nothing. `state` survives evaluations until `net.reset()`.
     """
 
-    __slots__ = ("_rng", "backend", "mode", "saved", "saves", "state", "wants_inputs", "wants_params")
+    __slots__ = (
+        "_drawn",
+        "_rng",
+        "backend",
+        "mode",
+        "saved",
+        "saves",
+        "state",
+        "wants_inputs",
+        "wants_params",
+    )
 
     def __init__(
         self,
@@ -51,7 +61,7 @@ class Context:
         self.wants_params = wants_params
         self.state = {} if state is None else state
         self.saved: tuple[Any, ...] = ()
-        self._rng = rng
+        self._rng, self._drawn = rng, None
         self.saves = True in wants_inputs or True in wants_params
 
     def save(self, *arrays: Any) -> None:
@@ -67,9 +77,9 @@ class Context:
     @property
     def rng(self) -> Any:
         """A generator keyed by the net's seed, the evaluation and the layer: the same on recomputation."""
-        if self._rng is None:
-            return self.backend.rng(0)
-        return self._rng()
+        if self._drawn is None:
+            self._drawn = self.backend.rng(0) if self._rng is None else self._rng()
+        return self._drawn
 
 
 @dataclass
@@ -137,6 +147,15 @@ class Layer:
             options = ", ".join(map(repr, unknown))
             raise OptionError(f"{cls.__name__} has no option {options}. It has: {', '.join(sorted(known))}")
         return cls(**config)
+
+
+@dataclass
+class OneToOne(Layer):
+    """Base class of blocks with one input and one output of its shape."""
+
+    def output_shapes(self, input_shapes: Sequence[Shape]) -> list[Shape]:
+        count(self, "input", len(input_shapes), 1)
+        return [tuple(input_shapes[0])]
 
 
 def count(layer: Layer, what: str, n: int, *allowed: int) -> None:

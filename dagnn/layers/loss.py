@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .layer import Layer, count
-from .options import one_of, real, whole
+from .options import flag, one_of, real, whole
 
 
 @dataclass
@@ -54,6 +54,8 @@ class Loss(Layer):
     )
 
     def __post_init__(self):
+        self.normalise = flag("normalise", self.normalise)
+        self.ignore_average = flag("ignore_average", self.ignore_average)
         one_of("loss", self.loss, self.kinds)
         self.top_k = whole("top_k", self.top_k, least=1)
         self.threshold = real("threshold", self.threshold)
@@ -93,6 +95,8 @@ class Loss(Layer):
 
 def update_average(state, total, number):
     """Let `total`, the sum of `number` losses, take part in the running `average` of `state`."""
+    if not number:
+        return  # an empty batch
     before = state.get("num_averaged", 0)
     state["average"] = (before * state.get("average", 0.0) + total) / (before + number)
     state["num_averaged"] = before + number

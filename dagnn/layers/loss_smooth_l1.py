@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .layer import Layer, count
 from .loss import update_average
-from .options import real
+from .options import flag, real
 
 
 @dataclass
@@ -29,6 +29,7 @@ class LossSmoothL1(Layer):
     ignore_average: bool = False
 
     def __post_init__(self):
+        self.ignore_average = flag("ignore_average", self.ignore_average)
         self.sigma = real("sigma", self.sigma, above=0)
 
     def forward(self, ctx, inputs, params):

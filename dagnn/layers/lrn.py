@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layer import Layer, count
+from .layer import OneToOne, count
 from .options import one_of, reals, whole
 
 
 @dataclass
-class LRN(Layer):
+class LRN(OneToOne):
     """y[c] = x[c] (kappa + alpha sum over d of x[d]^2)^-beta, at each position.
 
     The window of channel c is d = c - floor((size - 1) / 2) ... c + ceil((size - 1) / 2), cropped to the

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layer import Layer, count
+from .layer import OneToOne, count
 from .options import reals
 
 
 @dataclass
-class NormOffset(Layer):
+class NormOffset(OneToOne):
     """y[c] = x[c] - alpha (sum over d of x[d]^2)^beta, over the channels at each position.
 
     Parameters

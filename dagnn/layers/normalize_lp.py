@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..geometry import ReceptiveField
-from .layer import Layer, count
-from .options import real
+from .layer import OneToOne, count
+from .options import flag, real
 
 
 @dataclass
-class NormalizeLp(Layer):
+class NormalizeLp(OneToOne):
     """y = scale x / (sum of x^p + epsilon)^(1/p), over the channels at each position or over each plane.
 
     No absolute value is taken: an odd p wants x >= 0.
@@ -32,6 +32,7 @@ class NormalizeLp(Layer):
     scale: float = 1.0
 
     def __post_init__(self):
+        self.spatial = flag("spatial", self.spatial)
         self.p = real("p", self.p, above=0)
         self.epsilon = real("epsilon", self.epsilon)
         self.scale = real("scale", self.scale)

@@ -26,6 +26,17 @@ def one_of(option: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
+def flag(option: str, value: Any) -> bool:
+    """`value`, which is true or false and nothing that merely counts as it.
+
+    >>> flag("has_bias", True)
+    True
+    """
+    if value not in (True, False) or isinstance(value, str):
+        raise OptionError(f"{option} is True or False. Received: {value!r}")
+    return bool(value)
+
+
 def whole(option: str, value: Any, least: int = 0) -> int:
     """`value` as an int of at least `least`.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..geometry import ReceptiveField, shape4
 from .layer import Layer, count
-from .options import real
+from .options import flag, real
 
 
 @dataclass
@@ -33,6 +33,8 @@ class PDist(Layer):
     aggregate: bool = False
 
     def __post_init__(self):
+        self.no_root = flag("no_root", self.no_root)
+        self.aggregate = flag("aggregate", self.aggregate)
         self.p = real("p", self.p, above=0)
         self.epsilon = real("epsilon", self.epsilon, least=0)
 

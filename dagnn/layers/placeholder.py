@@ -33,6 +33,12 @@ class Placeholder(Layer):
         raise self._error()
 
     def _error(self):
+        if self.class_name == "Custom":
+            names = ", ".join(f'"{name}": {name}' for name in self.config.values() if name)
+            return PlaceholderError(
+                f"the functions of a Custom layer are not known. Supply them with\n"
+                f"    net = dagnn.load(path, layers={{{names}}})"
+            )
         name = self.class_name.rpartition(".")[2]
         return PlaceholderError(
             f"the class {self.class_name!r} is not known. Supply it with\n"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ..errors import OptionError
-from .layer import Layer, count
+from .layer import OneToOne, count
+from .options import one_of, real
 
 
 @dataclass
-class ReLU(Layer):
+class ReLU(OneToOne):
     """y = max(x, 0) + leak min(x, 0).
 
     `backprop` chooses the derivative: "relu" is the true one; the others are the visualisation
@@ -24,13 +24,9 @@ class ReLU(Layer):
     leak: float = 0.0
     backprop: str = "relu"
 
-    variants: ClassVar[tuple[str, ...]] = ("relu", "eccv16", "deconvnet", "none")
-
     def __post_init__(self):
-        if self.backprop not in self.variants:
-            raise OptionError(f"backprop is one of {', '.join(self.variants)}. Received: {self.backprop!r}")
-        if not self.leak >= 0:
-            raise OptionError(f"leak must be at least 0. Received: {self.leak!r}")
+        one_of("backprop", self.backprop, ("relu", "eccv16", "deconvnet", "none"))
+        self.leak = real("leak", self.leak, least=0)
         if self.leak and self.backprop != "relu":
             raise OptionError(f"backprop={self.backprop!r} has no leak. Received: leak={self.leak}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import OptionError, ShapeError
 from ..geometry import pair, shape4
 from .layer import Layer, count
-from .options import PairLike, one_of, real, reals
+from .options import PairLike, flag, one_of, real, reals
 
 
 @dataclass
@@ -35,6 +35,7 @@ class ROIPooling(Layer):
     flatten: bool = False
 
     def __post_init__(self):
+        self.flatten = flag("flatten", self.flatten)
         one_of("method", self.method, ("max", "avg"))
         self.subdivisions = pair("subdivisions", self.subdivisions)
         self.transform = _transform(self.transform)

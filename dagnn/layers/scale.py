@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from ..errors import ShapeError
+from ..errors import DTypeError, ShapeError
+from ..geometry import ReceptiveField
 from .layer import Layer, ParamSpec, count
-from .options import sizes
+from .options import flag, sizes
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Scale(Layer):
     param_specs = (ParamSpec("multipliers"), ParamSpec("biases"))
 
     def __post_init__(self):
+        self.has_bias = flag("has_bias", self.has_bias)
         if self.size is not None:
             self.size = sizes("size", self.size, "N, C, H, W")
 
@@ -46,6 +48,9 @@ class Scale(Layer):
         x, a, *b = factors = [*inputs, *params]
         wants = (*ctx.wants_inputs, *ctx.wants_params)
         ctx.save(x if any(wants[1:2]) else None, a if any(wants[:1]) else None, *(f.shape for f in factors))
+        for other in (a, *b):
+            if other.dtype != x.dtype:
+                raise DTypeError(f"x is {x.dtype}, what it is multiplied with or added to {other.dtype}")
         y = a * x
         return [y + b[0] if b else y]
 
@@ -75,3 +80,6 @@ class Scale(Layer):
         if len({len(shape) for shape in shapes}) > 1 or any(len(lengths) > 1 for lengths in stretched):
             raise ShapeError(f"shapes {' and '.join(map(str, dict.fromkeys(shapes)))} do not broadcast")
         return [tuple(max(lengths, default=1) for lengths in stretched)]
+
+    def receptive_fields(self, n_inputs):
+        return [ReceptiveField(), *[None] * (n_inputs - 1)]  # what broadcasts sees everything

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layer import Layer, count
+from .layer import OneToOne, count
 
 
 @dataclass
-class Sigmoid(Layer):
+class Sigmoid(OneToOne):
     """y = 1 / (1 + exp(-x)), element by element.
 
     >>> Sigmoid().output_shapes([(2, 3, 4, 5)])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layer import Layer, count
+from .layer import OneToOne, count
 
 
 @dataclass
-class SoftMax(Layer):
+class SoftMax(OneToOne):
     """y[n, c, i, j] = exp(x[n, c, i, j]) / sum over d of exp(x[n, d, i, j]): probabilities over channels.
 
     For training, `Loss("softmaxlog")` on the scores is more accurate than "log" on this layer's output.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..geometry import ReceptiveField
-from .layer import Layer, count
+from .layer import OneToOne, count
 from .options import reals, whole
 
 
 @dataclass
-class SpatialNorm(Layer):
+class SpatialNorm(OneToOne):
     """y = x (1 + alpha m)^-beta, where m is the mean of x^2 in a window around the pixel, per channel.
 
     A window of h x w reaches floor((h - 1) / 2) up and ceil((h - 1) / 2) down, and likewise sideways; the

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layer import Layer, count
+from .layer import OneToOne, count
 
 
 @dataclass
-class Tanh(Layer):
+class Tanh(OneToOne):
     """y = tanh(x), element by element.
 
     >>> Tanh().output_shapes([(2, 3, 4, 5)])

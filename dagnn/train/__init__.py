@@ -1,0 +1,5 @@
+"""Training."""
+
+from .solvers import SGD
+
+__all__ = ["SGD"]

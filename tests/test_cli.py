@@ -1,0 +1,121 @@
+"""The command line: what it prints, and how it fails."""
+
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from networks import odd, siamese
+
+import dagnn
+from dagnn import cli, demo
+
+
+@pytest.fixture
+def file(tmp_path):
+    net = siamese()
+    net.init_params()
+    net.meta = {"classes": ["cat", "dog"], "author": "me"}
+    net.save(tmp_path / "net.h5")
+    return str(tmp_path / "net.h5")
+
+
+def run(capsys, *argv):
+    code = cli.main(argv)
+    return code, *capsys.readouterr()
+
+
+def test_info(capsys, file):
+    code, out, err = run(capsys, "info", file)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        file,
+        "  layers      7: 3 Conv, 2 ReLU, 1 Concat, 1 Loss",
+        "  inputs      a, b, label",
+        "  outputs     objective",
+        "  parameters  907 parameters in 4 arrays, 3.63 kB float32",
+        "  meta        classes, author",
+    ]
+
+
+def test_info_on_unknown_classes_and_on_nothing(capsys, tmp_path):
+    odd().save(tmp_path / "odd.h5")
+    _, out, _ = run(capsys, "info", str(tmp_path / "odd.h5"))
+    assert "1 XCorr" in out
+    assert "unknown     1 XCorr (supply the classes: dagnn.load(..., layers=...))" in out
+    assert "meta" not in out
+    dagnn.DagNN().save(tmp_path / "empty.h5")
+    _, out, _ = run(capsys, "info", str(tmp_path / "empty.h5"))
+    assert "layers      none" in out
+
+
+def test_summary(capsys, file):
+    sizes = [arg for size in ("a=1x8x8", "b=1x1x8x8", "label=1") for arg in ("--input", size)]
+    code, out, _ = run(capsys, "summary", file, *sizes)
+    assert code == 0
+    assert "Inputs: a 1x1x8x8, b 1x1x8x8, label 1. Outputs: objective 1." in out
+    assert "memory" in out
+    assert "memory" not in run(capsys, "summary", file)[1]
+
+
+def test_draw(capsys, file, tmp_path):
+    svg = tmp_path / "net.svg"
+    code, out, _ = run(capsys, "draw", file, "-o", str(svg), "--input", "a=1x8x8")
+    assert (code, out) == (0, f"{svg} written\n")
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["info", "missing.h5"], "missing.h5: No such file"),
+        (["info", __file__], "not a dagnn file"),
+        (["summary", "{file}", "--input", "c=1x8x8"], "No variable 'c'"),
+        (["summary", "{file}", "--input", "a=3x8x8"], "Conv 'conv_a'"),
+        (["draw", "{file}", "-o", "missing/net.svg"], "missing/net.svg: No such file"),
+    ],
+)
+def test_errors_are_one_line(capsys, file, argv, message):
+    code, out, err = run(capsys, *(arg.format(file=file) for arg in argv))
+    assert (code, out) == (1, "")
+    assert err.startswith("dagnn: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("size", ["x", "=3x8x8", "x=", "x=3x", "x=ax8", "x=-1x8x8"])
+def test_sizes_that_are_none(capsys, size):
+    with pytest.raises(SystemExit) as info:
+        cli.main(["summary", "net.h5", "--input", size])
+    assert info.value.code == 2
+    assert "is not like x=3x224x224" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["info"], ["summary"], ["draw"]])
+def test_help_fits_a_terminal(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as info:
+        cli.main([*command, "--help"])
+    assert info.value.code == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_without_a_command_or_with_a_wrong_one():
+    for argv in ([], ["dmeo"]):
+        with pytest.raises(SystemExit) as info:
+            cli.main(argv)
+        assert info.value.code == 2
+
+
+def test_interrupted(capsys, monkeypatch, tmp_path):
+    def interrupt(out, seed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupt)
+    code, _, err = run(capsys, "demo", "--out", str(tmp_path))
+    assert (code, err) == (1, "dagnn: error: interrupted\n")
+
+
+def test_as_a_program():
+    result = subprocess.run([sys.executable, "-m", "dagnn", "--version"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, f"dagnn {dagnn.__version__}\n")
