@@ -328,6 +328,21 @@ def test_chunks_of_zeros_prove_their_size_before_it_is_allocated(folder):
         mat.read(path)
 
 
+def test_sizes_of_chunks_are_claims(folder):
+    path = folder / "length.mat"
+
+    def build(file):
+        array = file.create_dataset("x", data=np.zeros((3000, 3000)), chunks=(3000, 3000), compression=9)
+        sizes.append(array.id.get_storage_size())
+
+    sizes = []
+    mat73_files.bare(path, build)
+    data = patched(path.read_bytes(), struct.pack("<II", sizes[0], 0), struct.pack("<II", 2**31, 0))
+    path.write_bytes(data)
+    with modestly(), pytest.raises(FileFormatError, match="chunks within"):
+        mat.read(path)
+
+
 def test_data_may_not_overlap(folder):
     """A dozen datasets that are all at the place of the first."""
     path = folder / "overlap.mat"

@@ -453,3 +453,118 @@ def test_a_placeholder_survives_hdf5_and_is_supplied_from_there(tmp_path):
 
 def test_snake_case_of_matlab_names():
     assert snake_case("useShortCircuit") == "use_short_circuit"
+
+
+# ---- SimpleNN written
+
+
+def test_a_chain_is_written_as_a_simplenn(tmp_path):
+    net = dagnn.DagNN()
+    links = [
+        ("c", dagnn.Conv((4, 2, 3, 3), pad=1, stride=2)),
+        ("b", dagnn.BatchNorm(4)),
+        ("r", dagnn.ReLU(0.1)),
+        ("n", dagnn.LRN((5, 2, 1e-4, 0.75))),
+        ("p", dagnn.Pooling("avg", 2, 2)),
+        ("t", dagnn.ConvTranspose((4, 3, 2, 2), upsample=2)),
+        ("d", dagnn.DropOut(0.3)),
+        ("s", dagnn.SoftMax()),
+        ("mystery", dagnn.Placeholder("upsmpl", {"factor": 2.0})),
+    ]
+    for k, (name, layer) in enumerate(links):
+        net.add_layer(name, layer, f"x{k}", f"x{k + 1}")
+    net.add_layer("loss", dagnn.Loss(), ["x9", "label"], "x10")
+    net.init_params(0)
+    net.params["c_biases"].learning_rate = 2.0
+    net.meta["classes"] = {"name": ["a", "b"]}
+    dagnn.SimpleNN.from_dagnn(net).save(tmp_path / "chain.mat")
+
+    stored = mat.read(tmp_path / "chain.mat")["net"]
+    assert [layer["type"] for layer in stored["layers"].flat] == [
+        "conv", "bnorm", "relu", "lrn", "pool", "convt", "dropout", "softmax", "upsmpl", "softmaxloss",
+    ]  # fmt: skip
+    assert stored["layers"].flat[0]["weights"].flat[0].shape == (3, 3, 2, 4)
+    assert stored["layers"].flat[0]["learningRate"].tolist() == [[1, 2]]
+    again = dagnn.load(tmp_path / "chain.mat")
+    assert [n.layer for n in again.layers.values()] == [n.layer for n in net.layers.values()]
+    for ours, theirs in zip(net.params.values(), again.params.values(), strict=True):
+        assert np.array_equal(ours.value, theirs.value)
+        assert (ours.learning_rate, ours.train_method) == (theirs.learning_rate, theirs.train_method)
+    assert again.meta == net.meta
+
+
+def test_what_is_no_chain_is_no_simplenn():
+    net = dagnn.DagNN()
+    net.add_layer("a", dagnn.ReLU(), "x", "y")
+    net.add_layer("s", dagnn.Sum(), ["x", "y"], "z")
+    with pytest.raises(dagnn.GraphError, match="not a chain: layer 's' reads x, y"):
+        dagnn.SimpleNN.from_dagnn(net)
+    net.replace_layer("s", dagnn.Reshape((0, -1)))
+    net.set_layer_inputs("s", "y")
+    with pytest.raises(dagnn.OptionError, match="Reshape 's' has no counterpart in a SimpleNN"):
+        dagnn.SimpleNN.from_dagnn(net)
+
+
+# ---- damaged files
+
+
+def mutated(data, rng):
+    """Bytes flipped, runs zeroed, cut, or moved."""
+    data = bytearray(data)
+    kind = rng.integers(4)
+    start = int(rng.integers(len(data)))
+    if kind == 0:
+        for position in rng.integers(len(data), size=rng.integers(1, 9)):
+            data[position] ^= 1 << rng.integers(8)
+    elif kind == 1:
+        data[start : start + 64] = bytes(len(data[start : start + 64]))
+    elif kind == 2:
+        del data[start:]
+    else:
+        data[start : start + 16] = data[-16:]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("version", ["v7", "v73"])
+def test_250_damaged_files_are_networks_or_refused(version, tmp_path):
+    """Damage behind the reader: whatever still reads as MATLAB values must not surprise what makes the network."""
+    variables = {
+        "net": dag(
+            [
+                ("c", "dagnn.Conv", "x", "y", ["f", "b"], {"size": (3, 2, 4, 6), "hasBias": True, "pad": 1}),
+                ("l", "dagnn.Loss", ["y", "label"], "z", [], {"loss": "topkerror", "opts": ["topK", 3]}),
+            ],
+            [("f", single(3, 2, 4, 6)), ("b", single(6, 1))],
+            [("x", False)],
+        ),
+        "stats": {"train": np.ones((1, 3))},
+    }
+    path = tmp_path / "x.mat"
+    mat73_files.write(path, variables) if version == "v73" else mat.write(path, variables)
+    data, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    if version == "v7":  # without compression, so that damage reaches the values
+        import scipy.io
+
+        scipy.io.savemat(path, {"net": _for_scipy(variables["net"])}, do_compression=False)
+        data = path.read_bytes()
+    for _ in range(250):
+        path.write_bytes(mutated(data, rng))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                net = dagnn.load(path)
+            assert isinstance(net, dagnn.DagNN)
+        except dagnn.FileFormatError:
+            refused += 1
+    assert refused > 20
+
+
+def _for_scipy(value):
+    if isinstance(value, StructArray):
+        array = np.empty(value.shape, [(name, object) for name in value.records[0]])
+        for k, record in enumerate(value.records):
+            array.flat[k] = tuple(_for_scipy(v) for v in record.values())
+        return array
+    if isinstance(value, dict):
+        return {key: _for_scipy(v) for key, v in value.items()}
+    return value

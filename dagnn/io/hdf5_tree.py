@@ -250,6 +250,8 @@ class Tree:
             return unfilter(self._read(address, length), done, mask, chunk, dtype)
 
         stored = sum(length for _, (length, _, _) in leaves)
+        if stored > self._left:
+            raise FileFormatError(f"expected chunks within {self._left} bytes, found {stored}")
         if prod(shape) * dtype.itemsize > 2 * stored + ALLOWANCE:  # what only decompressing can prove
             for address, (length, mask, _) in leaves:
                 content(address, length, mask)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import inf
+from os import PathLike
 from time import perf_counter
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -20,7 +21,7 @@ from ..layers import DropOut
 from ..layers.layer import Context, Layer
 from ..net import DagNN
 from ..plan import shape_and_type
-from .convert import add_link, rename_canonically
+from .convert import add_link, chain, rename_canonically
 from .custom import Result, call
 from .layers import LOSSES, WITH_DERS, Link, block, extra_inputs, is_custom, is_empty, tidy
 
@@ -274,6 +275,26 @@ class SimpleNN:
         if isinstance(first, dict):
             first["name"] = net.inputs[0]
         return net
+
+    @classmethod
+    def from_dagnn(cls, net: DagNN) -> SimpleNN:
+        """A DagNN that is a chain, as a SimpleNN (MatConvNet's `toSimpleNN`).
+
+        GraphError for a net that is no chain, OptionError for a layer that a SimpleNN cannot have.
+
+        >>> import dagnn
+        >>> net = dagnn.DagNN()
+        >>> net.add_layer("relu", dagnn.ReLU(leak=0.1), "x", "y")
+        >>> dagnn.SimpleNN.from_dagnn(net).layers[0]["type"]
+        'relu'
+        """
+        return cls(chain(net), net.meta, net.backend.name)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the chain to a .mat file as a SimpleNN struct, which MatConvNet loads."""
+        from ..io.matwrite import save
+
+        save(self, path)
 
     def display(
         self, input_shape: Shape | None = None, *, batch_size: int | None = None, columns: int = 18

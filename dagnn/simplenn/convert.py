@@ -1,17 +1,37 @@
-"""A SimpleNN as a DagNN, under MatConvNet's names."""
+"""A SimpleNN as a DagNN, under MatConvNet's names, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from ..layers import Conv, Loss, Placeholder, Pooling, SoftMax
+from ..errors import GraphError, OptionError
+from ..graph import layer_order
+from ..layers import (
+    LRN,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    DropOut,
+    Loss,
+    NormalizeLp,
+    NormOffset,
+    PDist,
+    Placeholder,
+    Pooling,
+    ReLU,
+    Sigmoid,
+    SoftMax,
+    SpatialNorm,
+    Tanh,
+)
 from ..layers.layer import Layer
 from ..net import DagNN
+from ..variables import Node
 from .custom import CustomLink
-from .layers import BLOCKS, WITH_CLASS, Link, block, is_custom, is_empty
+from .layers import BLOCKS, RELUS, WITH_CLASS, Link, block, is_custom, is_empty
 
 
 def add_link(net: DagNN, i: int, link: Link) -> None:
@@ -87,3 +107,79 @@ def rename_canonically(net: DagNN) -> None:
             net.rename_var(node.outputs[0], _free(net, "objective"))
             if not node.inputs[0].startswith("prob"):
                 net.rename_var(node.inputs[0], _free(net, "prediction"))
+
+
+# ---- back
+
+
+def chain(net: DagNN) -> list[Link]:
+    """The layers of a DagNN that is a chain, as a SimpleNN has them (MatConvNet's `toSimpleNN`)."""
+    links, data = [], None
+    for name in layer_order(net.graph()):
+        node = net.layers[name]
+        inputs = node.inputs[:1] if isinstance(node.layer, Loss | PDist) else node.inputs
+        if len(inputs) != 1 or len(node.outputs) != 1 or data not in (None, inputs[0]):
+            raise GraphError(
+                f"The net is not a chain: layer {name!r} reads {', '.join(node.inputs)} and writes "
+                f"{', '.join(node.outputs)}" + (f", the layer before it wrote {data}" if data else "")
+            )
+        data = node.outputs[0]
+        links.append(_link(net, node))
+    return links
+
+
+def _link(net: DagNN, node: Node) -> Link:
+    layer = node.layer
+    params = [net.params[name] for name in node.params]
+    link: Link = {"name": node.name, "precious": net.vars[node.outputs[0]].precious}
+    if params:
+        link["weights"] = [param.value for param in params]
+        link["learningRate"] = tuple(param.learning_rate for param in params)
+        link["weightDecay"] = tuple(param.weight_decay for param in params)
+    if isinstance(layer, CustomLink):
+        return {**layer.link, **link}
+    if isinstance(layer, Placeholder):
+        return {"type": layer.class_name, **layer.config, **link}
+    try:
+        return {**FIELDS[type(layer)](layer), **link}
+    except KeyError:
+        raise OptionError(
+            f"{type(layer).__name__} {node.name!r} has no counterpart in a SimpleNN: it has "
+            f"{', '.join(sorted(kind.__name__ for kind in FIELDS))}"
+        ) from None
+
+
+def _loss(layer: Any) -> Link:
+    if layer.loss != "softmaxlog":
+        raise OptionError(f"A SimpleNN has the loss 'softmaxlog' only. Received: {layer.loss!r}")
+    return {"type": "softmaxloss"}
+
+
+_RELU_TYPES = {backprop: kind for kind, backprop in RELUS.items()}
+FIELDS: dict[type[Layer], Callable[[Any], Link]] = {
+    Conv: lambda f: {"type": "conv", "stride": f.stride, "pad": f.pad, "dilate": f.dilate},
+    ConvTranspose: lambda f: {
+        "type": "convt", "upsample": f.upsample, "crop": f.crop, "numGroups": f.num_groups,
+    },
+    Pooling: lambda f: {
+        "type": "pool" if f.backprop == "pool" else "pool_center",
+        "method": f.method, "pool": f.pool_size, "stride": f.stride, "pad": f.pad,
+    },
+    LRN: lambda f: {"type": "lrn" if f.backprop == "lrn" else "lrn_nobackprop", "param": f.param},
+    NormalizeLp: lambda f: {
+        "type": "normalizelp", "p": f.p, "epsilon": f.epsilon, "spatial": f.spatial, "scale": f.scale,
+    },
+    SoftMax: lambda f: {"type": "softmax"},
+    Loss: _loss,
+    ReLU: lambda f: {"type": _RELU_TYPES[f.backprop], "leak": f.leak},
+    Tanh: lambda f: {"type": "tanh"},
+    Sigmoid: lambda f: {"type": "sigmoid"},
+    NormOffset: lambda f: {"type": "noffset", "param": f.param},
+    SpatialNorm: lambda f: {"type": "spnorm", "param": f.param},
+    DropOut: lambda f: {"type": "dropout", "rate": f.rate, "frozen": f.frozen},
+    BatchNorm: lambda f: {"type": "bnorm", "epsilon": f.epsilon},
+    PDist: lambda f: {
+        "type": "pdist", "p": f.p, "noRoot": f.no_root, "epsilon": f.epsilon, "aggregate": f.aggregate,
+    },
+}  # fmt: skip
+"""The fields of the layers a SimpleNN can have."""

@@ -41,7 +41,7 @@ _RELU = {"leak": 0}
 _LP = {"p": 2, "epsilon": 1e-2, "spatial": False, "scale": 1}
 _PDIST = {"p": 2, "noRoot": False, "aggregate": False, "epsilon": 1e-3, "instanceWeights": None}
 _NOT_BACK = ("normalize_hacked", "lrn_hacked", "normalize_nobackprop", "lrn_nobackprop")
-_RELUS = {"relu": "relu", "relu_eccv16": "eccv16", "relu_deconvnet": "deconvnet", "relu_nobackprop": "none"}
+RELUS = {"relu": "relu", "relu_eccv16": "eccv16", "relu_deconvnet": "deconvnet", "relu_nobackprop": "none"}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "conv": {"pad": 0, "stride": 1, "dilate": 1, "opts": []},
     "convt": {"crop": 0, "upsample": 1, "numGroups": 1, "opts": []},
@@ -51,7 +51,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "pdist": _PDIST,
     **dict.fromkeys(("pool", "pool_center"), _POOL),
     **dict.fromkeys(("normalize", "lrn", *_NOT_BACK), _LRN),
-    **dict.fromkeys(_RELUS, _RELU),
+    **dict.fromkeys(RELUS, _RELU),
 }
 _OLD_RATES = {
     "learningRate": ("filtersLearningRate", "biasesLearningRate"),
@@ -213,7 +213,7 @@ BLOCKS: dict[str, Callable[[_Fields], Layer]] = {
     "softmax": lambda f: SoftMax(),
     "loss": lambda f: Loss(f.get("loss", "softmaxlog")),
     "softmaxloss": lambda f: Loss("softmaxlog"),
-    **dict.fromkeys(_RELUS, lambda f: ReLU(f["leak"], _RELUS[f["type"]])),
+    **dict.fromkeys(RELUS, lambda f: ReLU(f["leak"], RELUS[f["type"]])),
     "tanh": lambda f: Tanh(),
     "sigmoid": lambda f: Sigmoid(),
     "noffset": lambda f: NormOffset(f["param"]),
