@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import __version__, load
-from .errors import DagnnError, shorten
+from .errors import DagnnError, OptionError, shorten
 from .layers.placeholder import Placeholder
 
 if TYPE_CHECKING:
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   dagnn demo
-  dagnn info net.h5
+  dagnn info net.mat
+  dagnn run net.mat photo.jpg
+  dagnn convert net.mat net.h5
   dagnn summary net.h5 --input x=3x224x224
   dagnn summary net.h5 --input x=16x3x224x224 --input label=16
   dagnn draw net.h5 -o net.svg --input x=3x224x224
 
 `dagnn COMMAND --help` says more about a command.
 """
+FILE = "a network: MatConvNet's .mat, or what net.save wrote"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,8 +88,38 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument("-o", "--out", metavar="SVG", required=True, help="the file to write")
     draw.set_defaults(run=_draw)
 
+    run = commands.add_parser(
+        "run",
+        help="apply a network to an image",
+        description="Classify an image, or make an image of it with a network that does.",
+    )
+    run.add_argument("file", metavar="FILE", help=FILE)
+    run.add_argument("image", metavar="IMAGE", help="a picture")
+    run.add_argument("--input", metavar="VAR", default="", help="the variable that takes the image")
+    run.add_argument("--output", metavar="VAR", default="", help="the variable to compute")
+    run.add_argument("--top", type=int, default=5, metavar="N", help="classes to list (default: %(default)s)")
+    run.add_argument("--save", metavar="IMAGE", help="write the output as a picture")
+    run.add_argument("--residual", action="store_true", help="the output is noise: subtract it")
+    run.add_argument(
+        "--scale",
+        type=float,
+        metavar="S",
+        help="multiply pixel values 0..255 by S (default: 1 if the file says how to normalise, else 1/255)",
+    )
+    run.set_defaults(run=_run)
+
+    convert = commands.add_parser(
+        "convert",
+        help="from .mat to .h5 or back",
+        description="Write the network of a file to another one; the ending .mat makes a MatConvNet file.",
+    )
+    convert.add_argument("file", metavar="FROM", help=FILE)
+    convert.add_argument("to", metavar="TO", help="the file to write: .mat, or anything else for HDF5")
+    convert.add_argument("--simplenn", action="store_true", help="write a chain as a SimpleNN, into a .mat")
+    convert.set_defaults(run=_convert)
+
     for command in (info, summary, draw):
-        command.add_argument("file", metavar="FILE", help="a network saved by net.save")
+        command.add_argument("file", metavar="FILE", help=FILE)
     for command in (summary, draw):
         command.add_argument(
             "--input",
@@ -122,6 +155,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
+    from .io import kind
     from .summary import parameters
 
     net = load(args.file)
@@ -129,6 +163,7 @@ def _info(args: argparse.Namespace) -> int:
     unknown = Counter(layer.class_name for layer in layers if isinstance(layer, Placeholder))
     kinds = Counter(type(layer).__name__ for layer in layers if not isinstance(layer, Placeholder))
     facts = {
+        "format": kind(args.file),
         "layers": f"{len(layers)}: {_tally(kinds + unknown)}" if layers else "none",
         "inputs": shorten(net.inputs),
         "outputs": shorten(net.outputs),
@@ -140,6 +175,41 @@ def _info(args: argparse.Namespace) -> int:
     for fact, text in facts.items():
         if text:
             print(f"  {fact:<11} {text}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from .images import write_image
+    from .run import load as prepare
+
+    run = prepare(args.file, input=args.input, output=args.output, scale=args.scale, residual=args.residual)
+    y = run(args.image)
+    if args.save:
+        picture = run.picture(y, args.image)
+        write_image(args.save, picture)
+        print(f"{args.save} written: {picture.shape[1]} x {picture.shape[0]} pixels")
+    elif y.ndim == 3 and y.size == y.shape[0] > 1:
+        for name, score in run.ranking(y, args.top):
+            print(f"{score:7.1%}  {name}" if run.probabilities else f"{score:9.4f}  {name}")
+    else:
+        print(
+            f"{run.output}: {'x'.join(map(str, y.shape))}, from {y.min():.4g} to {y.max():.4g}, "
+            f"mean {y.mean():.4g}. Write it as a picture with --save"
+        )
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from .simplenn import SimpleNN
+
+    net = load(args.file)
+    if args.simplenn:
+        if not args.to.lower().endswith(".mat"):
+            raise OptionError(f"--simplenn writes .mat files. Received: {args.to}")
+        SimpleNN.from_dagnn(net).save(args.to)
+    else:
+        net.save(args.to)
+    print(f"{args.to} written: {len(net.layers)} layers")
     return 0
 
 

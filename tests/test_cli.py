@@ -30,6 +30,7 @@ def test_info(capsys, file):
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         file,
+        "  format      dagnn HDF5",
         "  layers      7: 3 Conv, 2 ReLU, 1 Concat, 1 Loss",
         "  inputs      a, b, label",
         "  outputs     objective",

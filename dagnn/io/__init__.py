@@ -80,3 +80,16 @@ def load_extra(path: Path) -> dict[str, Any]:
     from . import hdf5
 
     return hdf5.load_extra(path)
+
+
+def kind(path: Path) -> str:
+    """What a network file is: its format, and MatConvNet's wrapper."""
+    from . import mat
+
+    if not mat.is_mat(path):
+        return "dagnn HDF5"
+    from ..simplenn import SimpleNN
+    from . import matconvnet
+
+    wrapper = "SimpleNN" if isinstance(matconvnet.read(path), SimpleNN) else "DagNN"
+    return f"MATLAB {mat.version(path)}, {wrapper}"

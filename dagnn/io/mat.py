@@ -53,6 +53,15 @@ def is_mat(path: str | PathLike[str]) -> bool:
         return _version(file.read(START)) is not None
 
 
+def version(path: str | PathLike[str]) -> str:
+    """"7.3" for a MAT-file that is HDF5, "5" for one of `save -v6` or `-v7`."""
+    with open(path, "rb") as file:
+        found = _version(file.read(START))
+    if found is None:
+        raise FileFormatError(f"{os.fspath(path)}: expected a MAT-file")
+    return "7.3" if found[0] == 73 else "5"
+
+
 def read(path: str | PathLike[str]) -> dict[str, Value]:
     """The variables in a MAT-file (of `save -v6`, `-v7` or `-v7.3`) by name; what it is, its content tells.
 
