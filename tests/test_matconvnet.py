@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import dagnn
+from dagnn.errors import UnreadableValueWarning
 from dagnn.io import mat
 from dagnn.io.custom import snake_case
-from dagnn.io.mat import StructArray
+from dagnn.io.mat import Opaque, StructArray
 from dagnn.io.matwrite import cell, matlab_value, struct_array
 
 RNG = np.random.default_rng(0)
@@ -366,14 +367,53 @@ def test_stray_doubles_follow_the_singles(load):
     assert net.dtype == np.float32 and net.params["layer1b"].value.dtype == np.float32
 
 
+def leftovers():
+    """What training on a GPU and custom code leave in a file."""
+    gpu = Opaque("opaque", "gpuArray", mat73_files.OBJECT.T)
+    function = Opaque("function", "function_handle", {"function_handle": {"function": "@(x)x"}})
+    loss = {"type": "softmaxloss", "class": gpu}
+    custom = {"type": "custom", "forward": function, "backward": function, "rate": np.array([[2.0]])}
+    return {"layers": cell([{"type": "relu"}, custom, loss]), "meta": {"trainOpts": {"getBatch": function}}}
+
+
 def test_gpu_leftovers_and_function_handles_never_stop_a_load(tmp_path):
-    path = tmp_path / "x.mat"
-    variables = {"net": simple({"type": "relu"}, {"type": "loss", "class": "gpuArray"}, {"type": "custom"})}
-    mat73_files.write(path, variables)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dagnn.errors.UnreadableValueWarning)
-        net = dagnn.load(path)
-    assert isinstance(net.layers["layer3"].layer, dagnn.Placeholder)
+    mat73_files.write(tmp_path / "x.mat", {"net": leftovers(), "state": {"momentum": cell([])}})
+    with pytest.warns(UnreadableValueWarning, match="Opaque"):
+        net = dagnn.load(tmp_path / "x.mat")
+    assert [type(node.layer).__name__ for node in net.layers.values()] == ["ReLU", "Placeholder", "Loss"]
+    assert net.layers["layer2"].layer.config["rate"] == 2
+    assert net.meta["trainOpts"]["getBatch"] == "<function function_handle>"
+    x = np.ones((1, 2, 1, 1), np.float32)
+    assert set(net.eval({"x0": x}, outputs="x1")) == {"x1"}
+    with pytest.raises(dagnn.PlaceholderError, match="custom"):
+        net.eval({"x0": x}, outputs="x2")
+
+
+def test_scale_in_all_its_sizes(load, tmp_path):
+    for dims in ((1, 1, 5, 1), (2, 3, 1, 1), (1, 3, 5, 2)):
+        a, b = single(*dims), single(*dims)
+        block = {"size": dims, "hasBias": True}
+        net = load(net=dag([("s", "dagnn.Scale", "x", "y", ["a", "b"], block)], [("a", a), ("b", b)]))
+        h, w, c, n = dims
+        assert net.layers["s"].layer == dagnn.Scale((n, c, h, w))
+        assert np.array_equal(net.params["a"].value, a.reshape(dims).transpose(3, 2, 0, 1))
+        net.save(tmp_path / "again.mat")
+        matlab.assert_same_net(dagnn.load(tmp_path / "again.mat"), net)
+    net = load(net=dag([("s", "dagnn.Scale", ["x", "a"], "y", [], {"size": np.empty((0, 0)), "hasBias": False})]))
+    assert net.layers["s"].layer == dagnn.Scale(None, has_bias=False)
+
+
+def test_v6_and_v5_as_scipy_writes_them(tmp_path):
+    import scipy.io
+
+    struct = dag(
+        [("c", "dagnn.Conv", "x", "y", ["f", "b"], {"size": (3, 2, 4, 6), "hasBias": True, "stride": 2})],
+        [("f", single(3, 2, 4, 6)), ("b", single(6, 1))],
+    )
+    mat.write(tmp_path / "v7.mat", {"net": struct})
+    for options in ({"do_compression": False}, {"do_compression": True}):
+        scipy.io.savemat(tmp_path / "scipy.mat", {"net": _for_scipy(struct)}, **options)
+        matlab.assert_same_net(dagnn.load(tmp_path / "scipy.mat"), dagnn.load(tmp_path / "v7.mat"))
 
 
 # ---- what is no network
@@ -560,6 +600,8 @@ def test_250_damaged_files_are_networks_or_refused(version, tmp_path):
 
 
 def _for_scipy(value):
+    if isinstance(value, StructArray) and not value.records:
+        return np.empty((0, 0))
     if isinstance(value, StructArray):
         array = np.empty(value.shape, [(name, object) for name in value.records[0]])
         for k, record in enumerate(value.records):

@@ -46,7 +46,7 @@ def read_param(role: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind != "f":
         array = array.astype(np.float64)
-    if role in ("filters", "scales", "offsets") or (role == "value" and array.ndim > 2):
+    if role in ("filters", "maps") or (role == "value" and array.ndim > 2):
         if array.ndim > 4:
             raise FileFormatError(f"a parameter of {array.ndim} dimensions, expected at most 4")
         return to_nchw(array)

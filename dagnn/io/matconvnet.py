@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DagnnError, FileFormatError, OptionError, UnknownFieldWarning, shorten
+from ..layers import BUILTIN
 from ..layers.layer import Layer
 from ..layers.placeholder import Placeholder
 from ..net import DagNN
@@ -204,7 +205,7 @@ def _dagnn(struct: Mapping[str, Any]) -> DagNN:
         name = _text(record, "name", f"layer {k + 1}")
         kind = _text(record, "type", f"layer {name!r}")
         params = _strings(record.get("params"), f"params of layer {name!r}")
-        roles = [spec.role for spec in _specs(kind, params)]
+        roles = _roles(kind, params)
         arrays = [
             _array(stored.get(p, {}).get("value"), role, p) for p, role in zip(params, roles, strict=True)
         ]
@@ -235,13 +236,14 @@ def _dagnn(struct: Mapping[str, Any]) -> DagNN:
     return net
 
 
-def _specs(kind: str, params: list[str]) -> list[Any]:
-    from ..layers import BUILTIN
-    from ..layers.layer import ParamSpec
-
-    known = BUILTIN.get(kind.removeprefix("dagnn."))
-    specs = list(known.param_specs) if known else []
-    return (specs + [ParamSpec("value")] * len(params))[: len(params)]
+def _roles(kind: str, params: list[str]) -> list[str]:
+    """What each parameter of a layer is, and so how its array is laid out."""
+    name = kind.removeprefix("dagnn.")
+    if name == "Scale":
+        return ["maps"] * len(params)
+    known = BUILTIN.get(name)
+    roles = [spec.role for spec in known.param_specs] if known else []
+    return (roles + ["value"] * len(params))[: len(params)]
 
 
 def _array(value: Any, role: str, name: str) -> np.ndarray | None:
