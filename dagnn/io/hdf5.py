@@ -11,15 +11,15 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BufferedRandom, BufferedReader
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
 from ..errors import FileFormatError
+from .atomic import replacing
 from .structure import SCHEMA, build, check_schema, decode_extra, describe, named, parse
 from .values import stored_as
 
@@ -34,7 +34,7 @@ STARTS = {b"MATLAB": "a MATLAB file", b"\x89HDF": "an HDF5 file, but not one of 
 def save(net: DagNN, path: Path, layers: Mapping[str, Any] | None, extra: Mapping[str, Any] | None) -> None:
     """See `dagnn.save`."""
     text, arrays = describe(net, layers, extra)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         with h5py.File(file, "w", userblock_size=BLOCK, libver="earliest") as h5:
             h5.create_dataset("structure", data=np.bytes_(text))
             for name, array in arrays.items():
@@ -165,32 +165,3 @@ class _Reader:
         if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count():
             raise FileFormatError(f"dataset {name!r} must lie in the file in one piece, uncompressed")
         return node
-
-
-# ---- writing
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BufferedRandom]:
-    """A file to write in, which takes the place of `path` when it is complete and on the disk."""
-    target = os.path.realpath(path)
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name[:40]}.{token_hex(8)}.part")
-    try:
-        with open(temporary, "x+b") as file:
-            yield file
-            file.flush()
-            with suppress(FileNotFoundError):
-                os.chmod(temporary, os.stat(target).st_mode)
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    with suppress(OSError):  # makes the rename durable, where folders can be opened
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

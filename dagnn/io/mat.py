@@ -23,6 +23,7 @@ from os import PathLike
 from typing import Any, BinaryIO
 
 from ..errors import FileFormatError, UnreadableValueWarning, shorten
+from .atomic import replacing
 from .mat_values import Opaque, StructArray, Value
 
 __all__ = ["Opaque", "StructArray", "Value", "is_mat", "read", "write"]
@@ -98,11 +99,10 @@ def write(path: str | PathLike[str], variables: Mapping[str, Any]) -> None:
     its place inside a container; only one of an old-style class is kept. OptionError, naming the place, for a
     value or name MATLAB cannot have.
     """
-    from .hdf5 import _replacing
     from .mat5_write import Writer
 
     writer = Writer()
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.writelines(writer.file(variables))
     _warn(path, "no bytes of their own, so they were left out:", writer.left_out)
 
