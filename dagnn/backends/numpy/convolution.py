@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from math import prod
 
 import numpy as np
 
+from ...geometry import dilated
 from ..reference import convolution as reference
 from ..reference.checks import Array, one_dtype, same_shape
 from ..reference.convolution import Sizes, conv_sizes
+from .threads import each, share
 from .tiles import Tile, channels_last, channels_second, overlap, tap_overlaps, tiles
 
-PATCH_BYTES = 4 << 20
-"""The most memory a patch matrix takes: small enough for the cache, large enough for BLAS."""
+PATCH_BYTES = 2 << 20
+"""The most memory the patch matrix of a thread takes: it stays in cache, and is enough for BLAS."""
 
 
 class Convolution(reference.Convolution):
@@ -32,9 +35,12 @@ class Convolution(reference.Convolution):
             _finish(y, b, add, relu)
             return channels_second(y)
         bank = _bank(w, sizes).swapaxes(1, 2)
-        for tile in _tiles(sizes, w.shape, x.dtype):
+
+        def work(tile):
             np.matmul(_patches(x, tile, sizes), bank, out=_by_group(y[tile], sizes))
             _finish(y[tile], b, None if add is None else add[tile], relu)
+
+        each(work, _tiles(sizes, w.shape, x.dtype))
         return channels_second(y)
 
     def conv_dzdx(self, dzdy, w, x_shape, *, stride=1, pad=0, dilate=1):
@@ -46,15 +52,17 @@ class Convolution(reference.Convolution):
         n, k, *_ = sizes.output
         if _whole_map(sizes, x_shape):
             return (dzdy.reshape(n, k) @ w.reshape(k, -1)).reshape(x_shape)
+        if (flipped := _flipped(w, sizes, x_shape)) is not None:
+            bank, pad = flipped
+            return self.conv(dzdy, bank, pad=pad, dilate=dilate)
         dzdy, bank = channels_last(dzdy), _bank(w, sizes)
         dzdx = np.zeros((n, *x_shape[2:], x_shape[1]), dzdy.dtype)
-        one_to_one = dzdx.shape[:3] == dzdy.shape[:3] and sizes.window == (1, 1) and not any(sizes.pad)
-        for tile in _tiles(sizes, w.shape, dzdy.dtype):
-            ders = _by_group(dzdy[tile], sizes)
-            if one_to_one:
-                np.matmul(ders, bank, out=_by_group(dzdx[tile], sizes))
-            else:
-                _scatter(np.matmul(ders, bank), dzdx, tile, sizes)
+
+        def work(tiles):  # those of one image, which overlap
+            for tile in tiles:
+                _scatter(np.matmul(_by_group(dzdy[tile], sizes), bank), dzdx, tile, sizes)
+
+        each(work, _by_image(_tiles(sizes, w.shape, dzdy.dtype)))
         return channels_second(dzdx)
 
     def conv_dzdw(self, dzdy, x, w_shape, *, stride=1, pad=0, dilate=1):
@@ -65,11 +73,18 @@ class Convolution(reference.Convolution):
         if _whole_map(sizes, x.shape):
             return (dzdy.reshape(n, k).T @ x.reshape(n, prod(w_shape[1:]))).reshape(w_shape)
         dzdy = channels_last(dzdy)
-        total = np.zeros((sizes.groups, k // sizes.groups, prod(w_shape[1:])), x.dtype)
-        part = np.empty_like(total)
-        for tile in _tiles(sizes, w_shape, x.dtype):
-            ders = _by_group(dzdy[tile], sizes).swapaxes(1, 2)
-            total += np.matmul(ders, _patches(x, tile, sizes), out=part)
+
+        def work(tiles):
+            total = np.zeros((sizes.groups, k // sizes.groups, prod(w_shape[1:])), x.dtype)
+            part = np.empty_like(total)
+            for tile in tiles:
+                ders = _by_group(dzdy[tile], sizes).swapaxes(1, 2)
+                total += np.matmul(ders, _patches(x, tile, sizes), out=part)
+            return total
+
+        total = sum(each(work, share(_tiles(sizes, w_shape, x.dtype))), np.zeros((), x.dtype))
+        if not total.ndim:  # of an empty batch
+            return np.zeros(w_shape, x.dtype)
         return np.ascontiguousarray(total.reshape(k, *sizes.window, -1).transpose(0, 3, 1, 2))
 
 
@@ -78,10 +93,30 @@ def _whole_map(sizes: Sizes, x_shape: Sequence[int]) -> bool:
     return sizes.groups == 1 and sizes.window == tuple(x_shape[2:]) and not any(sizes.pad)
 
 
-def _tiles(sizes: Sizes, w_shape: Sequence[int], dtype: np.dtype) -> Iterator[Tile]:
+def _tiles(sizes: Sizes, w_shape: Sequence[int], dtype: np.dtype) -> list[Tile]:
     row_bytes = sizes.groups * prod(w_shape[1:]) * dtype.itemsize
     n, _, *maps = sizes.output
-    return tiles((n, *maps), max(1, PATCH_BYTES // row_bytes))
+    return list(tiles((n, *maps), max(1, PATCH_BYTES // row_bytes)))
+
+
+def _by_image(pieces: list[Tile]) -> list[list[Tile]]:
+    """Tiles in lists, those of one image in the same."""
+    return [list(group) for _, group in groupby(pieces, key=lambda tile: tile[0].start)]
+
+
+def _flipped(w: Array, sizes: Sizes, x_shape: Sequence[int]) -> tuple[Array, tuple[int, ...]] | None:
+    """At stride 1 the data derivative is a convolution too, with this bank and padding; else None.
+
+    It has a product for every pixel of x, the other way one for every pixel of y: None where x has many more.
+    """
+    height, width = dilated(sizes.window, sizes.dilate)
+    pad = tuple(span - 1 - p for span, p in zip((height, height, width, width), sizes.pad, strict=True))
+    many_more = 4 * prod(x_shape[2:]) > 5 * prod(sizes.output[2:])
+    if sizes.stride != (1, 1) or min(pad) < 0 or many_more:
+        return None
+    k, depth = w.shape[:2]
+    by_group = w.reshape(sizes.groups, k // sizes.groups, depth, *sizes.window)[..., ::-1, ::-1]
+    return by_group.swapaxes(1, 2).reshape(x_shape[1], k // sizes.groups, *sizes.window), pad
 
 
 def _bank(w: Array, sizes: Sizes) -> Array:
