@@ -1,5 +1,5 @@
 """Training."""
 
-from .solvers import SGD
+from .solvers import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp, Solver
 
-__all__ = ["SGD"]
+__all__ = ["SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "RMSProp", "Solver"]
