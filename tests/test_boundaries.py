@@ -22,6 +22,7 @@ ALLOWED = {
     "variables": {"errors", "graph", "layers", "numpy"},
     "plan": {"errors", "graph", "layers", "variables", "backends"},
     "structure": {"errors", "geometry", "graph", "layers", "variables"},
+    "zoo": {"errors", "layers", "net", "numpy"},
     "net": {"errors", "geometry", "layers", "plan", "structure", "variables", "backends", "numpy"},
 }
 # imported inside functions only, so that `import dagnn` stays light and cycles stay impossible
