@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import __version__, load
-from .errors import DagnnError, OptionError, shorten
+from .errors import DagnnError, OptionError, PlaceholderError, shorten
 from .layers.placeholder import Placeholder
 
 if TYPE_CHECKING:
@@ -35,8 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return args.run(args)
+    except PlaceholderError as error:  # it shows the lines that supply the class
+        print(f"dagnn: error: {error}", file=sys.stderr)
+        return 1
     except DagnnError as error:
         message = str(error)
+    except MemoryError as error:
+        message = f"not enough memory: {error}"
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except KeyboardInterrupt:

@@ -35,15 +35,25 @@ def deploy(net: DagNN) -> DagNN:
     """
     net = net.copy()
     net.mode = "test"
-    net.remove_layer(
-        [node.name for node in net.layers.values() if isinstance(node.layer, Loss | LossSmoothL1)]
-    )
+    net.remove_layer(_losses(net))
     for node in list(net.layers.values()):
         if isinstance(node.layer, DropOut):
             _join(net, node)
     for pairs in _foldable(net):
         _fold(net, pairs)
     return net
+
+
+def _losses(net: DagNN) -> list[str]:
+    """The losses, and what works on their results."""
+    gone: list[str] = []
+    made: set[str] = set()
+    for wire in net._wires():
+        layer = net.layers[wire.name].layer
+        if isinstance(layer, Loss | LossSmoothL1) or not made.isdisjoint(wire.inputs):
+            gone.append(wire.name)
+            made.update(wire.outputs)
+    return gone
 
 
 def _join(net: DagNN, node: Node) -> None:
@@ -53,8 +63,10 @@ def _join(net: DagNN, node: Node) -> None:
     if target not in net.outputs:
         net.splice(node.name)
     elif only_reader and source not in net.inputs:
+        precious = net.vars[source].precious or net.vars[target].precious
         net.remove_layer(node.name)
         net.rename_var(source, target)
+        net.vars[target].precious = precious
 
 
 def _foldable(net: DagNN) -> list[list[tuple[Node, Node]]]:
@@ -79,9 +91,22 @@ def _foldable(net: DagNN) -> list[list[tuple[Node, Node]]]:
             and len({(tuple(node.params), type(node.layer)) for node in convs}) == 1
             and all(readers.count(node.outputs[0]) == 1 for node in convs)
             and not any(net.vars[node.outputs[0]].precious for node in convs)
+            and _sizes_agree(net, convs[0], norms[0])
         ):
             found.append(list(zip(convs, norms, strict=True)))
     return found  # type: ignore[return-value]
+
+
+def _sizes_agree(net: DagNN, conv: Node, norm: Node | None) -> bool:
+    """Whether all values are there and fit: what can't run isn't folded, and says so when it is run."""
+    layer: Any = conv.layer
+    channels = layer.size[0] if isinstance(layer, Conv) else layer.size[1] * layer.num_groups
+    names = [*conv.params, *(norm.params if norm else ())]
+    values = [net.params[name].value for name in names]
+    if any(value is None for value in values):
+        return False
+    shapes = [value.shape for value in values if value is not None]
+    return shapes[0] == tuple(layer.size) and all(shape[0] == channels for shape in shapes[1:])
 
 
 def _fold(net: DagNN, pairs: list[tuple[Node, Node]]) -> None:
@@ -92,7 +117,7 @@ def _fold(net: DagNN, pairs: list[tuple[Node, Node]]) -> None:
     w = to_numpy(net.params[conv.params[0]].value)
     bias = to_numpy(net.params[conv.params[1]].value) if len(conv.params) > 1 else np.zeros_like(beta)
     filters = conv.params[0]
-    biases = conv.params[1] if len(conv.params) > 1 else f"{conv.name}_biases"
+    biases = _biases(net, [convolution for convolution, _ in pairs])
     for convolution, normalisation in pairs:
         output = net.vars[normalisation.outputs[0]]
         net.remove_layer(normalisation.name)
@@ -112,3 +137,16 @@ def _scaled(w: np.ndarray, scale: np.ndarray, layer: Any) -> np.ndarray:
     c, k, *window = w.shape
     by_group = w.reshape(layer.num_groups, c // layer.num_groups, k, *window)
     return (by_group * scale.reshape(layer.num_groups, 1, k, 1, 1)).reshape(w.shape)
+
+
+def _biases(net: DagNN, convs: list[Node]) -> str:
+    """Where the folded biases go: the convolutions' own, unless another layer has them too, or a new name."""
+    names = {node.name for node in convs}
+    if len(convs[0].params) > 1:
+        own = convs[0].params[1]
+        if all(node.name in names for node in net.layers.values() if own in node.params):
+            return own
+    name = f"{convs[0].name}_biases"
+    while name in net.params:
+        name += "_"
+    return name

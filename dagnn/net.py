@@ -299,8 +299,12 @@ class DagNN(Structure):
         return self.subnet()
 
     @classmethod
-    def from_simple_nn(cls, simple: SimpleNN, canonical_names: bool = False) -> DagNN:
-        """A SimpleNN as a DagNN (MatConvNet's fromSimpleNN); see `SimpleNN.to_dagnn`."""
+    def from_simple_nn(cls, simple: SimpleNN | Mapping[str, Any], canonical_names: bool = False) -> DagNN:
+        """A SimpleNN, or a dict with its `layers` and `meta`, as a DagNN; see `SimpleNN.to_dagnn`."""
+        from .simplenn import SimpleNN
+
+        if isinstance(simple, Mapping):
+            simple = SimpleNN(simple["layers"], simple.get("meta"))
         return simple.to_dagnn(canonical_names)
 
     def deploy(self) -> DagNN:

@@ -159,7 +159,8 @@ class Preprocessor:
         if keep:
             found["keep_aspect"] = bool(keep[0])
         if given.get("interpolation") and isinstance(given["interpolation"], str):
-            found["interpolation"] = given["interpolation"]
+            word = given["interpolation"].lower()
+            found["interpolation"] = word if word in METHODS else "bicubic"
         for key in ("averageImage", "rgbMean"):
             if _numbers(given.get(key)):
                 found["average_image"] = np.asarray(given[key])

@@ -12,17 +12,18 @@ import numpy as np
 from . import graph, io
 from .errors import OptionError, ShapeError, shorten
 from .images import read_image, resize, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
-from .layers import Conv, SoftMax
+from .layers import Conv, ConvTranspose, Loss, SoftMax
 from .net import DagNN
 from .preprocess import Preprocessor
 
 USUAL_INPUTS = ("data", "input", "image", "x0", "x")
 MAPS = 3  # axes of what a network makes of one image, if it is an image again: C, H, W
+LABELS = 256  # classes that the pixels of a picture can tell apart
 
 
 @dataclass
 class Run:
-    """A network, ready to be applied to images, and what it made of the last one.
+    """A network, ready to be applied to images.
 
     Parameters
     ----------
@@ -31,6 +32,9 @@ class Run:
     scale : pixel values 0..255 are multiplied by it. By default 1 where the file says how images are to be
         normalised, and 1/255 where it says nothing, as for most networks that make images of images.
     residual : the output is what is wrong with the image, and is subtracted from it.
+
+    Where the file doesn't say how images are to be normalised, and the network takes one channel, it gets
+    the brightness of a colour image (the Y of `dagnn.images.rgb_to_ycbcr`), as in papers on super-resolution.
     """
 
     net: DagNN
@@ -40,17 +44,23 @@ class Run:
     residual: bool = False
 
     def __post_init__(self) -> None:
+        self._logits = {
+            node.inputs[0]
+            for node in self.net.layers.values()
+            if isinstance(node.layer, Loss) and node.layer.loss == "softmaxlog"
+        }
         self.net = self.net.deploy()
         self.input = self._input()
         self.output = self._output()
-        normalised = "normalization" in self.net.meta
+        normalised = isinstance(self.net.meta.get("normalization"), dict)
         if self.scale is None:
             self.scale = 1.0 if normalised else 1 / 255
-        options: dict[str, Any] = {"scale": self.scale}
-        self.channels = self._channels()
-        if self.channels in (1, 3):
-            options["channels"] = self.channels
-        self.preprocessor = Preprocessor.from_meta(self.net.meta if normalised else {}, **options)
+        meta = self.net.meta if normalised else {}
+        self.preprocessor = Preprocessor.from_meta(meta, scale=self.scale)
+        channels = self._channels()
+        if self.preprocessor.channels is None and channels in (1, 3):
+            self.preprocessor = Preprocessor.from_meta(meta, scale=self.scale, channels=channels)
+        self._brightness = self.preprocessor.channels == 1 and not normalised
 
     def _input(self) -> str:
         if self.input:
@@ -66,74 +76,84 @@ class Run:
     def _output(self) -> str:
         if self.output:
             return self.net.vars[self.output].name
-        _, available = graph.runnable(self.net._wires(), {self.input})
-        reached = [name for name in self.net.outputs if name in available and name != self.input]
-        if not reached:
-            missing = [name for name in self.net.inputs if name != self.input]
-            choice = [name for name in self.net.vars if name in available and name != self.input]
+        running, available = graph.runnable(self.net._wires(), {self.input})
+        made = [name for wire in running for name in wire.outputs]
+        read = {name for wire in running for name in wire.inputs}
+        ends = [name for name in made if name in self.net.outputs] or [n for n in made if n not in read]
+        if not ends:
+            missing = [name for name in self.net.inputs if name not in available]
             raise OptionError(
-                f"No output depends on {self.input!r} alone; there are the inputs {shorten(missing)} too. "
-                f"Choose one with --output: {shorten(choice) or 'none'}"
+                f"Nothing depends on {self.input!r} alone; the net has the inputs {shorten(missing)} too"
             )
-        if len(reached) > 1:
-            raise OptionError(f"Several outputs: choose one with --output: {shorten(reached)}")
-        return reached[0]
+        if len(ends) > 1:
+            raise OptionError(f"Several outputs: choose one with --output: {shorten(ends)}")
+        return ends[0]
 
     def _channels(self) -> int | None:
         """How many channels the first convolution takes."""
         for node in self.net.layers.values():
             if self.input in node.inputs and isinstance(node.layer, Conv):
                 return node.layer.size[1]
+            if self.input in node.inputs and isinstance(node.layer, ConvTranspose):
+                return node.layer.size[0]
         return None
 
     def __call__(self, image: np.ndarray | str | PathLike[str]) -> np.ndarray:
         """The output for one image of pixels 0..255, without its batch axis."""
-        x = self.preprocessor(image).astype(self.net.dtype or np.float32, copy=False)
-        y = self.net.backend.to_numpy(self.net.eval({self.input: x}, outputs=self.output)[self.output])[0]
-        if self.residual:
-            if y.shape != x.shape[1:]:
-                raise ShapeError(
-                    f"a residual has the image's shape {x.shape[1:]}, {self.output!r} has {y.shape}"
-                )
-            y = x[0] - y
-        return y
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        if self._brightness and _is_colour(pixels):
+            pixels = 255 * rgb_to_ycbcr(pixels / 255)[..., 0]
+        x = self.preprocessor(pixels).astype(self.net.dtype or np.float32, copy=False)
+        y = self.net.backend.to_numpy(self.net.eval({self.input: x}, outputs=self.output)[self.output])
+        if y.ndim == 0:
+            raise ShapeError(f"{self.output!r} is one number for all images. Choose another with --output")
+        if not self.residual:
+            return y[0]
+        if y.shape != x.shape:
+            raise ShapeError(
+                f"a residual has the image's shape {x.shape[1:]}. Received: {self.output} {y.shape[1:]}"
+            )
+        return x[0] - y[0]
 
     def picture(self, y: np.ndarray, image: np.ndarray | str | PathLike[str]) -> np.ndarray:
         """An output (C, H, W) as pixels: 1 or 3 channels as they are, more as the index of the largest.
 
-        A network that makes one channel of the brightness of a colour image leaves the colours to the image.
+        A network that makes brightness of the brightness of a colour image leaves the colours to the image.
         """
-        if y.ndim != MAPS:
+        if y.ndim != MAPS or not 0 < len(y) <= LABELS:
             raise ShapeError(f"{self.output!r} is no image: its shape is {y.shape}")
         if len(y) not in (1, 3):
             return y.argmax(0).astype(np.uint8)
         assert self.scale is not None
         pixels = np.moveaxis(y, 0, -1) / (255 * self.scale)
         if len(y) == 1:
-            original = image if isinstance(image, np.ndarray) else read_image(image)
             pixels = pixels[..., 0]
-            if original.ndim == MAPS and self._luminance:
+            original = image if isinstance(image, np.ndarray) else read_image(image)
+            if self._brightness and _is_colour(original):
                 colours = resize(rgb_to_ycbcr(original / 255), pixels.shape)
                 colours[..., 0] = pixels
                 pixels = ycbcr_to_rgb(colours)
         return to_uint8(np.clip(pixels, 0, 1))
 
-    @property
-    def _luminance(self) -> bool:
-        return self.channels == 1 and self.preprocessor.image_size is None
-
     def ranking(self, y: np.ndarray, top: int = 5) -> Iterator[tuple[str, float]]:
-        """The `top` classes of an output (C, 1, 1), best first, with their scores."""
+        """The `top` classes of an output (C, 1, 1), best first, with their probabilities or scores."""
         scores = y.ravel()
+        if self.output in self._logits:
+            scores = np.exp(scores - scores.max())
+            scores = scores / scores.sum()
         names = class_names(self.net.meta, scores.size)
-        for k in np.argsort(-scores, kind="stable")[:top]:
+        for k in np.argsort(-scores, kind="stable")[: max(top, 0)]:
             yield names[k], float(scores[k])
 
     @property
     def probabilities(self) -> bool:
-        """Whether the output is that of a softmax."""
+        """Whether `ranking` gives probabilities: a softmax made the output, or a softmax loss reads it."""
         made = [node.layer for node in self.net.layers.values() if self.output in node.outputs]
-        return bool(made) and isinstance(made[0], SoftMax)
+        return self.output in self._logits or any(isinstance(layer, SoftMax) for layer in made)
+
+
+def _is_colour(pixels: np.ndarray) -> bool:
+    return pixels.ndim == 3 and pixels.shape[2] == 3
 
 
 def class_names(meta: dict[str, Any], n: int) -> list[str]:
@@ -147,6 +167,7 @@ def class_names(meta: dict[str, Any], n: int) -> list[str]:
     classes = meta.get("classes")
     found = [classes.get("description"), classes.get("name")] if isinstance(classes, dict) else [classes]
     for names in found:
+        names = [names] if isinstance(names, str) else names
         if isinstance(names, list) and len(names) == n:
             return [str(name) for name in names]
     return [f"class {k}" for k in range(n)]

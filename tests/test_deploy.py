@@ -85,3 +85,42 @@ def test_dropout_at_either_end():
     net.add_layer("drop1", dagnn.DropOut(), "r", "y")
     deployed = same_outputs(randomised(net), {"x": X}, ["y"])
     assert list(deployed.layers) == ["relu"] and deployed.inputs == ["x"]
+
+
+def test_a_bias_shared_with_others_is_left_alone():
+    for other_norm in (True, False):
+        net = dagnn.DagNN()
+        net.add_layer("a", dagnn.Conv((4, 4, 1, 1)), "x", "ca", ["fa", "b"])
+        net.add_layer("na", dagnn.BatchNorm(4), "ca", "ya")
+        net.add_layer("c", dagnn.Conv((4, 4, 1, 1)), "x", "cc", ["fc", "b"])
+        if other_norm:
+            net.add_layer("nc", dagnn.BatchNorm(4), "cc", "yc")
+        same_outputs(randomised(net), {"x": X}, net.outputs)
+
+
+def test_a_name_for_biases_that_is_taken():
+    net = dagnn.DagNN()
+    net.add_layer("a", dagnn.Conv((4, 4, 1, 1), has_bias=False), "x", "ca")
+    net.add_layer("na", dagnn.BatchNorm(4), "ca", "ya")
+    net.add_layer("b", dagnn.Conv((4, 4, 1, 1)), "x", "yb", ["b_filters", "a_biases"])
+    same_outputs(randomised(net), {"x": X}, net.outputs)
+
+
+def test_what_works_on_losses_goes_with_them():
+    net = dagnn.DagNN()
+    net.add_layer("c", dagnn.Conv((4, 4, 9, 9)), "x", "y")
+    for k in "ab":
+        net.add_layer(k, dagnn.Loss(), ["y", f"label_{k}"], k)
+    net.add_layer("total", dagnn.Sum(), ["a", "b"], "objective")
+    deployed = same_outputs(randomised(net), {"x": X}, ["y"])
+    assert deployed.inputs == ["x"] and deployed.outputs == ["y"]
+
+
+def test_nets_without_values_are_deployed_unfolded():
+    net = dagnn.DagNN()
+    net.add_layer("c", dagnn.Conv((4, 4, 1, 1)), "x", "c")
+    net.add_layer("n", dagnn.BatchNorm(4), "c", "y")
+    assert list(net.deploy().layers) == ["c", "n"]
+    net.init_params()
+    net.params["n_multipliers"].value = np.ones(3, np.float32)
+    assert list(net.deploy().layers) == ["c", "n"]

@@ -48,7 +48,7 @@ def save(
             raise OptionError("extra is kept in HDF5 files only. Choose an ending such as .h5")
         from . import matwrite
 
-        matwrite.save(net, path)
+        matwrite.save(net, path, layers)
         return
     from . import hdf5
 

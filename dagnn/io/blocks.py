@@ -45,8 +45,8 @@ def read_param(role: str, value: Any) -> np.ndarray:
     """
     array = np.asarray(value)
     if array.dtype.kind != "f":
-        array = array.astype(np.float64)
-    if role in ("filters", "maps") or (role == "value" and array.ndim > 2):
+        array = array.astype(np.float32)
+    if role in ("filters", "maps") or (role == "value" and 2 < array.ndim <= 4):
         if array.ndim > 4:
             raise FileFormatError(f"a parameter of {array.ndim} dimensions, expected at most 4")
         return to_nchw(array)
@@ -133,6 +133,7 @@ class Option:
 _WINDOW = (Option("pad", "pad", integers), Option("stride", "stride", integers))
 _GRID = (Option("Ho", "height", integers), Option("Wo", "width", integers))
 _HAS_BIAS = Option("hasBias", "has_bias", flag)
+_BACKPROP = Option("backprop", "backprop", str)  # of ours: written only where it is not the derivative
 _SIZE = Option("size", "size", size, size_row)
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
@@ -144,13 +145,18 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("crop", "crop", integers),
         Option("numGroups", "num_groups", integers),
     ),
-    "Pooling": (Option("method", "method", str), Option("poolSize", "pool_size", integers), *_WINDOW),
-    "ReLU": (Option("leak", "leak", real),),
+    "Pooling": (
+        Option("method", "method", str),
+        Option("poolSize", "pool_size", integers),
+        *_WINDOW,
+        _BACKPROP,
+    ),
+    "ReLU": (Option("leak", "leak", real), _BACKPROP),
     "Sigmoid": (),
     "SoftMax": (),
     "BatchNorm": (Option("numChannels", "num_channels", integers), Option("epsilon", "epsilon", real)),
     "DropOut": (Option("rate", "rate", real), Option("frozen", "frozen", flag)),
-    "LRN": (Option("param", "param", reals),),
+    "LRN": (Option("param", "param", reals), _BACKPROP),
     "SpatialNorm": (Option("param", "param", reals),),
     "NormOffset": (Option("param", "param", reals),),
     "Loss": (
@@ -213,6 +219,8 @@ def read_layer(
     try:
         return layer_class(**{key: value for key, value in config.items() if key in wanted}), unknown
     except (DagnnError, TypeError) as error:
+        if name == "Loss":  # one of the many that others have added
+            return Placeholder(kind, dict(block)), []
         raise FileFormatError(f"{kind}: {error}") from error
 
 
@@ -231,7 +239,7 @@ def _read_own(name: str, kind: str, given: dict[str, Any]) -> Layer:
             return layer_class.load({key: _plain_option(value) for key, value in given.items()})
         except (DagnnError, TypeError, ValueError):
             pass
-    return Placeholder(kind, given)
+    return Placeholder(f"dagnn.{name}" if layer_class else kind, given)
 
 
 def _plain_option(value: Any) -> Any:
@@ -254,22 +262,27 @@ def _pairs(opts: Any) -> dict[str, Any]:
 
 def _trust_params(name: str, config: dict[str, Any], params: list[np.ndarray | None]) -> None:
     """Sizes follow the arrays where there are any: `size` loses trailing ones, or was never filled in."""
-    first = next((p for p in params if p is not None), None)
-    if name in ("Conv", "ConvTranspose") and params and params[0] is not None:
-        config["size"] = params[0].shape
-        config["has_bias"] = len(params) > 1
+    first, second = (*params, None, None)[:2]
+    if name in ("Conv", "ConvTranspose") or (name == "Scale" and params):
+        empty_bias = first is not None and second is None
+        config["has_bias"] = config.get("has_bias", True) and len(params) > 1 and not empty_bias
+        if first is not None:
+            config["size"] = first.shape
     elif name == "BatchNorm" and first is not None:
         config["num_channels"] = len(first)
-    elif name == "Scale" and params and params[0] is not None:
-        config["size"], config["has_bias"] = params[0].shape, len(params) > 1
 
 
-def write_layer(layer: Layer) -> tuple[str, dict[str, Any]]:
-    """(MatConvNet class, properties) of a layer; blocks MatConvNet doesn't have keep our names."""
+def write_layer(layer: Layer, names: Mapping[type, str]) -> tuple[str, dict[str, Any]]:
+    """(MatConvNet class, properties) of a layer; `names` are those of custom classes.
+
+    Blocks MatConvNet doesn't have keep our names; options of custom classes are spelt as in MATLAB.
+    """
     if isinstance(layer, Placeholder):
         return layer.class_name, dict(layer.config)
     name = type(layer).__name__
     config = layer.save()
+    if blocks.BUILTIN.get(name) is not type(layer):
+        return names.get(type(layer), name), {camel_case(key): value for key, value in config.items()}
     if name not in OPTIONS:
         return f"dagnn.{name}", {
             key: row(value) if value is not None else None for key, value in config.items()
@@ -278,6 +291,7 @@ def write_layer(layer: Layer) -> tuple[str, dict[str, Any]]:
         option.matlab: option.write(config[option.ours])
         for option in OPTIONS[name]
         if config.get(option.ours) is not None
+        and (option is not _BACKPROP or config["backprop"] != vars(type(layer))["backprop"])
     }
     if name == "Loss":
         # Older releases reject options they don't know, so only what differs from the default is written.
@@ -291,3 +305,13 @@ def write_layer(layer: Layer) -> tuple[str, dict[str, Any]]:
     elif name == "ReLU":
         block |= {"useShortCircuit": True, "opts": []}
     return f"dagnn.{name}", block
+
+
+def camel_case(name: str) -> str:
+    """Our names in MATLAB's spelling.
+
+    >>> camel_case("has_bias"), camel_case("size")
+    ('hasBias', 'size')
+    """
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)

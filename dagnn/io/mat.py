@@ -55,7 +55,7 @@ def is_mat(path: str | PathLike[str]) -> bool:
 
 
 def version(path: str | PathLike[str]) -> str:
-    """"7.3" for a MAT-file that is HDF5, "5" for one of `save -v6` or `-v7`."""
+    """ "7.3" for a MAT-file that is HDF5, "5" for one of `save -v6` or `-v7`."""
     with open(path, "rb") as file:
         found = _version(file.read(START))
     if found is None:

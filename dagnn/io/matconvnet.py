@@ -20,8 +20,9 @@ from ..layers.layer import Layer
 from ..layers.placeholder import Placeholder
 from ..net import DagNN
 from ..simplenn import SimpleNN
+from ..simplenn.layers import BLOCKS
 from . import mat
-from .blocks import integers, read_layer, read_param, real, reals
+from .blocks import OPTIONS, integers, read_layer, read_param, real, reals
 from .custom import make_custom
 from .mat import Opaque, StructArray
 
@@ -47,6 +48,9 @@ def _as_file_errors(path: str | PathLike[str]) -> Iterator[None]:
         raise FileFormatError(f"{path}: {error}") from error
     except DagnnError as error:
         raise FileFormatError(f"{path}: the network is broken: {error}") from error
+    except (TypeError, ValueError, LookupError, OverflowError, AttributeError) as error:
+        # A value of a kind that no field of the network should have.
+        raise FileFormatError(f"{path}: the network has a value out of place: {error}") from error
 
 
 def read(path: str | PathLike[str]) -> DagNN | SimpleNN:
@@ -64,25 +68,19 @@ def read(path: str | PathLike[str]) -> DagNN | SimpleNN:
 
 
 def is_simplenn(struct: Mapping[str, Any]) -> bool:
-    """A SimpleNN's layers are a cell array of structs."""
-    return isinstance(struct["layers"], np.ndarray)
+    """A SimpleNN's layers say nothing of inputs and outputs."""
+    records = _records(struct["layers"])
+    return bool(records) and not all("inputs" in record and "outputs" in record for record in records)
 
 
 def _is_network(value: Any) -> bool:
     if not isinstance(value, dict) or "layers" not in value:
         return False
-    layers = value["layers"]
-    if isinstance(layers, np.ndarray):
-        return (
-            layers.dtype == object and layers.size > 0 and all(_is_layer(v, ("type",)) for v in layers.flat)
-        )
-    if isinstance(layers, dict):
-        return _is_layer(layers, ("type", "inputs", "outputs"))
-    return isinstance(layers, StructArray) and {"type", "inputs", "outputs"} <= set(layers.fields)
-
-
-def _is_layer(value: Any, needed: tuple[str, ...]) -> bool:
-    return isinstance(value, dict) and all(key in value for key in needed)
+    records = _records(value["layers"])
+    if not records:  # a net without layers, but not just anything with a field of that name
+        nothing: Any = getattr(value["layers"], "records", value["layers"])
+        return {"vars", "params"} <= set(value) and np.size(nothing) == 0
+    return all(isinstance(record.get("type"), str) for record in records)
 
 
 def find_network(variables: dict[str, Any], path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,20 +154,25 @@ def simplify(value: Any) -> Any:
 
 
 def _records(value: Any) -> list[dict[str, Any]]:
-    """The structs of a struct array of any size."""
+    """The structs of a struct array of any size, or of a cell; empty places are left out."""
     if isinstance(value, StructArray):
         return value.records
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return [item for item in value.ravel(order="F") if isinstance(item, dict)]
     return [value] if isinstance(value, dict) else []
 
 
 def _strings(value: Any, what: str) -> list[str]:
-    """A cell of names, or one name."""
+    """A cell of names, one name, or the rows of a char matrix."""
     if isinstance(value, str):
         return [value] if value else []
-    items = value.ravel(order="F").tolist() if isinstance(value, np.ndarray) and value.dtype == object else []
-    if not all(isinstance(item, str) for item in items):
-        raise FileFormatError(f"{what}: expected names, found {items!r}")
-    return items
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.ravel(order="F").tolist()
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return [item.strip() for item in value]
+    if value is None or (isinstance(value, np.ndarray) and value.size == 0):
+        return []
+    raise FileFormatError(f"{what}: expected names, found {value!r}")
 
 
 def _text(record: Mapping[str, Any], key: str, what: str) -> str:
@@ -201,17 +204,18 @@ def _dagnn(struct: Mapping[str, Any]) -> DagNN:
     net = DagNN()
     stored = {_text(r, "name", f"parameter {k + 1}"): r for k, r in enumerate(_records(struct.get("params")))}
     unknown: dict[str, set[str]] = {}
-    for k, record in enumerate(_records(struct["layers"])):
+    records = _records(struct["layers"])
+    values = _values(records, stored)
+    for k, record in enumerate(records):
         name = _text(record, "name", f"layer {k + 1}")
         kind = _text(record, "type", f"layer {name!r}")
         params = _strings(record.get("params"), f"params of layer {name!r}")
-        roles = _roles(kind, params)
-        arrays = [
-            _array(stored.get(p, {}).get("value"), role, p) for p, role in zip(params, roles, strict=True)
-        ]
-        layer, skipped = read_layer(
-            kind, {k: simplify(v) for k, v in _fields(record.get("block")).items()}, arrays
-        )
+        if kind.endswith("BatchNorm") and len(params) == 2:  # of the first releases, without moments
+            params.append(f"{name}_moments")
+            if params[0] in values:
+                values[params[2]] = _no_moments(values[params[0]])
+        arrays = [values.get(param) for param in params]
+        layer, skipped = read_layer(kind, _block(kind, record.get("block")), arrays)
         unknown.setdefault(kind, set()).update(skipped)
         net.add_layer(
             name,
@@ -220,17 +224,14 @@ def _dagnn(struct: Mapping[str, Any]) -> DagNN:
             _strings(record["outputs"], f"outputs of layer {name!r}"),
             params[: len(layer.params)] if not isinstance(layer, Placeholder) else params,
         )
-        for param, array in zip(net.layers[name].params, arrays, strict=False):
-            if array is not None:
-                net.params[param].value = array
-    for name, record in stored.items():
-        if name in net.params:
-            _param_settings(net.params[name], record)
+    for name, param in net.params.items():
+        if values.get(name) is not None:
+            param._own(values.pop(name))
+        _param_settings(param, stored.get(name, {}))
     for record in _records(struct.get("vars")):
-        if record.get("name") in net.vars and np.size(record.get("precious", ())):
-            net.vars[record["name"]].precious = bool(np.ravel(record["precious"])[0])
-    dtype = _main_dtype([p.value for p in net.params.values() if p.value is not None])
-    net.astype(dtype)
+        variable = record.get("name")
+        if isinstance(variable, str) and variable in net.vars and _is_number(record.get("precious")):
+            net.vars[variable].precious = bool(np.ravel(record["precious"])[0])
     net.meta = _meta(struct)
     _warn_unknown(unknown)
     return net
@@ -246,8 +247,44 @@ def _roles(kind: str, params: list[str]) -> list[str]:
     return (roles + ["value"] * len(params))[: len(params)]
 
 
+def _values(records: list[dict[str, Any]], stored: Mapping[str, dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The arrays of all parameters in our axes and of one type; the file's are let go of one by one.
+
+    A parameter shared with a class we don't know has the axes that a class we know gives it.
+    """
+    roles: dict[str, str] = {}
+    for k, record in enumerate(records):
+        params = _strings(record.get("params"), f"params of layer {k + 1}")
+        for param, role in zip(params, _roles(str(record.get("type")), params), strict=True):
+            if roles.get(param, "value") == "value":
+                roles[param] = role
+    arrays = {name: stored[name].pop("value", None) for name in roles if name in stored}
+    dtype = _main_dtype([a for a in arrays.values() if isinstance(a, np.ndarray) and a.dtype.kind == "f"])
+    values = {}
+    for name in list(arrays):
+        array = _array(arrays.pop(name), roles[name], name)
+        if array is not None:
+            values[name] = array.astype(dtype, copy=False)
+    return values
+
+
+def _no_moments(multipliers: np.ndarray) -> np.ndarray:
+    return np.tile(np.array([0, 1], multipliers.dtype), (len(multipliers), 1))
+
+
+def _block(kind: str, block: Any) -> dict[str, Any]:
+    """The properties of a layer; what MATLAB alone can read counts as absent where we know the class."""
+    known = kind.removeprefix("dagnn.") in OPTIONS
+    fields = _fields(block).items()
+    return {key: simplify(v) for key, v in fields if not (known and isinstance(v, Opaque))}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.size > 0
+
+
 def _array(value: Any, role: str, name: str) -> np.ndarray | None:
-    if not isinstance(value, np.ndarray) or value.dtype == object or value.size == 0:
+    if not _is_number(value):
         return None
     try:
         return read_param(role, value)
@@ -257,7 +294,7 @@ def _array(value: Any, role: str, name: str) -> np.ndarray | None:
 
 def _param_settings(param: Any, record: Mapping[str, Any]) -> None:
     for key, attribute in (("learningRate", "learning_rate"), ("weightDecay", "weight_decay")):
-        if np.size(record.get(key, ())):
+        if _is_number(record.get(key)):
             setattr(param, attribute, real(record[key]))
     if record.get("trainMethod") in ("gradient", "average"):
         param.train_method = record["trainMethod"]
@@ -275,7 +312,7 @@ def _warn_unknown(unknown: Mapping[str, set[str]]) -> None:
 
 
 def _simplenn(struct: Mapping[str, Any]) -> SimpleNN:
-    layers = [_simple_layer(record, k) for k, record in enumerate(struct["layers"].ravel(order="F"))]
+    layers = [_simple_layer(record, k) for k, record in enumerate(_records(struct["layers"]))]
     weights = [w for layer in layers for w in layer.get("weights", []) if w is not None]
     dtype = _main_dtype(weights)
     for layer in layers:
@@ -309,18 +346,20 @@ _ROLES = {
 def _simple_layer(record: dict[str, Any], position: int) -> dict[str, Any]:
     """One layer with its weights in our axes and its options as Python numbers; other fields stay."""
     kind = _text(record, "type", f"layer {position + 1}")
+    known, weights = kind in BLOCKS, _weights(record)
     layer: dict[str, Any] = {"type": kind}
     for key, value in record.items():
-        if key in _READERS and np.size(value):
+        if key in ("type", *(("weights", "filters", "biases") if weights is not None else ())):
+            continue
+        if known and (key == "class" or isinstance(value, Opaque)):
+            continue  # labels of the last training batch; a loss gets its labels when it is evaluated
+        if known and key in _READERS and np.size(value):
             try:
                 layer[key] = _READERS[key](value)
             except (TypeError, ValueError, OverflowError) as error:
                 raise FileFormatError(f"layer {position + 1} ({kind}): {key} can't be {value!r}") from error
-        elif key == "class":
-            continue  # labels of the last training batch; a loss gets its labels when it is evaluated
-        elif key not in ("type", "weights", "filters", "biases"):
+        else:
             layer[key] = simplify(value)
-    weights = _weights(record)
     if weights:
         roles = _ROLES.get(kind, ("value",) * len(weights))
         layer["weights"] = [
@@ -330,16 +369,14 @@ def _simple_layer(record: dict[str, Any], position: int) -> dict[str, Any]:
     return layer
 
 
-def _weights(record: Mapping[str, Any]) -> list[Any]:
-    """The cell `weights`, or the `filters` and `biases` of the first releases."""
-    if "weights" in record:
-        weights = record["weights"]
-        return (
-            weights.ravel(order="F").tolist()
-            if isinstance(weights, np.ndarray) and weights.dtype == object
-            else []
-        )
-    return [record[key] for key in ("filters", "biases") if key in record]
+def _weights(record: Mapping[str, Any]) -> list[Any] | None:
+    """The cell `weights`, or the `filters` and `biases` of the first releases; None if there are none."""
+    weights = record.get("weights")
+    if isinstance(weights, np.ndarray) and (weights.dtype == object or not weights.size):
+        return weights.ravel(order="F").tolist()
+    if weights is None and ("filters" in record or "biases" in record):
+        return [record[key] for key in ("filters", "biases") if key in record]
+    return None
 
 
 # ---- custom classes
@@ -352,6 +389,7 @@ def supply(net: DagNN, layers: Mapping[str, Any]) -> DagNN:
             found = _lookup(layers, node.layer.class_name)
             if found is not None:
                 net.replace_layer(name, _made(found, node.layer), node.params)
+                _lay_out(net, name)
     return net
 
 
@@ -366,3 +404,12 @@ def _made(found: Any, placeholder: Placeholder) -> Layer:
     raise OptionError(
         f"layers[{placeholder.class_name!r}] must be a subclass of dagnn.Layer. Received: {found!r}"
     )
+
+
+def _lay_out(net: DagNN, name: str) -> None:
+    """Now that their roles are known, matrices become the banks or vectors they are."""
+    node = net.layers[name]
+    for param, spec in zip(node.params, node.layer.params, strict=False):
+        value = net.params[param].value
+        if value is not None and value.ndim == 2 and spec.role in ("filters", "biases", "multipliers"):
+            net.params[param]._own(read_param(spec.role, value))

@@ -17,19 +17,23 @@ from .mat import StructArray
 from .matconvnet import SIBLINGS
 
 
-def save(net: DagNN | SimpleNN, path: str | PathLike[str]) -> None:
+def save(net: DagNN | SimpleNN, path: str | PathLike[str], layers: Mapping[str, Any] | None = None) -> None:
     """Write `net`, and the siblings it was loaded with, as variables of a .mat file."""
-    struct = simplenn_struct(net) if isinstance(net, SimpleNN) else dagnn_struct(net)
-    siblings = net.meta.get(SIBLINGS, {})
-    mat.write(path, {"net": struct, **{name: matlab_value(v, name) for name, v in siblings.items()}})
+    struct = simplenn_struct(net) if isinstance(net, SimpleNN) else dagnn_struct(net, layers or {})
+    siblings = {
+        "net_siblings" if name == "net" else name: matlab_value(value, name)
+        for name, value in net.meta.get(SIBLINGS, {}).items()
+    }
+    mat.write(path, {"net": struct, **siblings})
 
 
-def dagnn_struct(net: DagNN) -> dict[str, Any]:
+def dagnn_struct(net: DagNN, custom: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of saveobj: vars, params, layers, meta."""
     to_numpy = net.backend.to_numpy
+    names = {found: name for name, found in custom.items() if isinstance(found, type)}
     layers = []
     for node in net.layers.values():
-        kind, block = write_layer(node.layer)
+        kind, block = write_layer(node.layer, names)
         layers.append(
             {
                 "name": node.name,
@@ -64,7 +68,7 @@ def simplenn_struct(net: SimpleNN) -> dict[str, Any]:
     """The fields of a SimpleNN struct: a cell of layers, and meta."""
     layers = []
     for layer in net.layers:
-        struct = {key: matlab_value(value, key) for key, value in layer.items() if key != "weights"}
+        struct = {k: matlab_value(v, k) for k, v in layer.items() if k not in ("weights", "class")}
         if "weights" in layer:
             weights = [
                 np.empty((0, 0)) if w is None else write_param(np.asarray(w)) for w in layer["weights"]
@@ -87,10 +91,16 @@ def matlab_value(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         return {str(key): matlab_value(v, f"{where}.{key}") for key, v in value.items()}
     if isinstance(value, list | tuple):
-        if value and all(isinstance(v, bool | int | float) for v in value):
+        if (
+            (len(value) > 1 or isinstance(value, tuple))
+            and value
+            and all(isinstance(v, bool | int | float) for v in value)
+        ):
             return np.array([value], bool if all(isinstance(v, bool) for v in value) else np.float64)
         items = [matlab_value(v, f"{where}[{k}]") for k, v in enumerate(value)]
-        alike = all(isinstance(v, dict) for v in items) and len({tuple(v) for v in items}) == 1
+        alike = (
+            len(items) > 1 and all(isinstance(v, dict) for v in items) and len({tuple(v) for v in items}) == 1
+        )
         return struct_array(items) if alike else cell(items)
     if callable(value):
         raise OptionError(f"{where}: a function can't be written to a .mat file")

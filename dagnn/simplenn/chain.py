@@ -290,6 +290,14 @@ class SimpleNN:
         """
         return cls(chain(net), net.meta, net.backend.name)
 
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> SimpleNN:
+        """The chain in a .mat file: a SimpleNN struct, or a DagNN that is a chain."""
+        from ..io.matconvnet import read
+
+        net = read(path)
+        return net if isinstance(net, SimpleNN) else cls.from_dagnn(net)
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the chain to a .mat file as a SimpleNN struct, which MatConvNet loads."""
         from ..io.matwrite import save

@@ -117,7 +117,12 @@ def chain(net: DagNN) -> list[Link]:
     links, data = [], None
     for name in layer_order(net.graph()):
         node = net.layers[name]
-        inputs = node.inputs[:1] if isinstance(node.layer, Loss | PDist) else node.inputs
+        inputs = node.inputs
+        if isinstance(node.layer, Loss | PDist) and inputs[1:2] != inputs[:1]:
+            inputs = [
+                inputs[0],
+                *inputs[2:],
+            ]  # labels, or what is compared with, are a field of a SimpleNN's layer
         if len(inputs) != 1 or len(node.outputs) != 1 or data not in (None, inputs[0]):
             raise GraphError(
                 f"The net is not a chain: layer {name!r} reads {', '.join(node.inputs)} and writes "
@@ -132,6 +137,8 @@ def _link(net: DagNN, node: Node) -> Link:
     layer = node.layer
     params = [net.params[name] for name in node.params]
     link: Link = {"name": node.name, "precious": net.vars[node.outputs[0]].precious}
+    if any(param.value is None for param in params):
+        raise GraphError(f"The parameters of layer {node.name!r} have no value yet: call net.init_params()")
     if params:
         link["weights"] = [param.value for param in params]
         link["learningRate"] = tuple(param.learning_rate for param in params)
@@ -150,8 +157,8 @@ def _link(net: DagNN, node: Node) -> Link:
 
 
 def _loss(layer: Any) -> Link:
-    if layer.loss != "softmaxlog":
-        raise OptionError(f"A SimpleNN has the loss 'softmaxlog' only. Received: {layer.loss!r}")
+    if layer.loss != "softmaxlog" or not layer.normalise:
+        raise OptionError(f"A SimpleNN has the loss 'softmaxlog', normalised, only. Received: {layer}")
     return {"type": "softmaxloss"}
 
 

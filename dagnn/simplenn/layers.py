@@ -92,8 +92,11 @@ def _tidy(layer: Mapping[str, Any], k: int, backend: Backend) -> Link:
         error.add_context(f"layers[{k}] ({kind})", f"the fields {', '.join(layer)}")
         raise
     for ours, old in _OLD_RATES.items():
-        if ours not in link and all(name in link for name in old):
-            link[ours] = tuple(float(np.ravel(link.pop(name))[0]) for name in old)
+        rates = [np.ravel(link.get(name, ())) for name in old]
+        if ours not in link and all(rate.size and rate.dtype.kind in "biuf" for rate in rates):
+            link[ours] = tuple(float(rate[0]) for rate in rates)
+            for name in old:
+                del link[name]
     for name, default in DEFAULTS.get(kind, {}).items():
         if is_empty(link.get(name)):
             link[name] = list(default) if isinstance(default, list) else default
