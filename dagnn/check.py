@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import backends
-from .errors import CheckError
+from .errors import CheckError, OptionError
 from .geometry import Shape
-from .layers.layer import Context, Layer
+from .layers.layer import Context, Layer, check_fields
 
 if TYPE_CHECKING:
     from .backends.base import Array, Backend
@@ -64,6 +64,9 @@ def check_layer(
     dagnn.errors.CheckError: Custom: the derivative for input 0 is wrong: along a random direction backward
     gives -1.699..., differences of the outputs -3.398... (tolerance 1e-06)
     """
+    if not isinstance(layer, Layer):
+        raise OptionError(f"check_layer takes a layer object such as dagnn.ReLU(). Received: {layer!r}")
+    check_fields(layer)
     chosen = backends.get(backend) if isinstance(backend, str) else backend
     rng = np.random.default_rng(seed)
     xs = [

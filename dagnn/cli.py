@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -42,11 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error)
     except MemoryError as error:
         message = f"not enough memory: {error}"
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except KeyboardInterrupt:
         message = "interrupted"
-    print("dagnn: error:", " ".join(message.split()), file=sys.stderr)
+    lines = [" ".join(line.split()).rstrip(".") for line in message.splitlines()]
+    print("dagnn: error:", ". ".join(lines), file=sys.stderr)
     return 1
 
 
@@ -68,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         "save it, draw it and show what it reads right and wrong.",
     )
     demo.add_argument("--out", metavar="DIR", default="dagnn-demo", help="where to (default: %(default)s)")
-    demo.add_argument("--seed", type=int, default=0, help="of every random choice (default: %(default)s)")
+    demo.add_argument("--seed", type=natural, default=0, help="of every random choice (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
     info = commands.add_parser(
@@ -139,6 +144,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def natural(text: str) -> int:
+    """A whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
 def input_shape(text: str) -> tuple[str, Shape]:
     """The name and shape in "x=3x224x224"; three numbers are one image.
 
@@ -147,7 +159,7 @@ def input_shape(text: str) -> tuple[str, Shape]:
     """
     name, equals, size = text.rpartition("=")
     numbers = size.split("x")
-    if not (name and equals and all(n.isdecimal() for n in numbers)):
+    if not (name and equals and all(n.isdecimal() and int(n) for n in numbers)):
         raise argparse.ArgumentTypeError(f"{text!r} is not like x=3x224x224")
     shape = tuple(map(int, numbers))
     return name, (1, *shape) if len(shape) == 3 else shape

@@ -7,9 +7,11 @@ save it, load it, look at it.
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from math import cos, pi
 from pathlib import Path
+from shlex import quote
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -65,6 +67,7 @@ def run(out: str | Path = "dagnn-demo", seed: int = 0, epochs: int = 20) -> int:
     draw(net, out / "net.svg", SIZES)
     plot_curves(curves, out / "curves.png")
     picture_readings(reader, pairs, out / "readings.png")
+    command = quote(sys.argv[0]) if Path(sys.argv[0]).name == "dagnn" else "dagnn"
     print(
         f"""
 Written to {out}:
@@ -76,8 +79,8 @@ Written to {out}:
 
 To go on:
 
-  dagnn info {out / "net.h5"}
-  dagnn summary {out / "net.h5"} --input image_a=1x8x8 --input image_b=1x8x8
+  {command} info {quote(str(out / "net.h5"))}
+  {command} summary {quote(str(out / "net.h5"))} --input image_a=1x8x8 --input image_b=1x8x8
 
 It took {perf_counter() - started:.0f} seconds."""
     )

@@ -205,7 +205,7 @@ def _svg(layout: Layout, title: str) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" text-anchor="middle" '
-        f'font-family="Helvetica, Arial, \'Liberation Sans\', sans-serif">',
+        f"font-family=\"Helvetica, Arial, 'Liberation Sans', sans-serif\">",
         f"<title>{escape(title)}</title>",
         '<rect width="100%" height="100%" fill="white"/>',
         f'<g transform="translate(0 {MARGIN})">',

@@ -63,6 +63,7 @@ class Hop:
         """The port's place among its box's, between 0 and 1."""
         return (self.port + 0.5) / len(self.source.ports)
 
+
 class Layout:
     """Boxes in their places, and the way every edge takes through them.
 

@@ -327,7 +327,10 @@ class DagNN(Structure):
         return param
 
     def save(self, path: str | PathLike[str], layers: Mapping[str, Any] | None = None) -> None:
-        """Write the net to an HDF5 file; `layers` names custom classes and the callables of `Custom`."""
+        """Write the net to a file: MatConvNet's .mat by that ending, else HDF5; see `dagnn.save`.
+
+        `layers` names custom classes and the callables of `Custom`.
+        """
         from .io import save
 
         save(self, path, layers)

@@ -49,6 +49,9 @@ class Run:
             for node in self.net.layers.values()
             if isinstance(node.layer, Loss) and node.layer.loss == "softmaxlog"
         }
+        if self.output:  # so that it isn't folded away
+            self.net = self.net.subnet()
+            self.net.vars[self.output].precious = True
         self.net = self.net.deploy()
         self.input = self._input()
         self.output = self._output()

@@ -12,7 +12,7 @@ from . import graph
 from .errors import DagnnError, GraphError, OptionError, ShapeError, unknown_name
 from .geometry import NOTHING, ReceptiveField, Shape
 from .graph import Graph, Wire
-from .layers.layer import Layer, ParamSpec
+from .layers.layer import Layer, ParamSpec, check_fields
 from .layers.placeholder import Placeholder
 from .variables import Named, Node, Param, Var
 
@@ -94,6 +94,8 @@ class Structure:
         running, _ = graph.runnable(self._wires(), shapes)
         for wire in running:
             layer = self._nodes[wire.name].layer
+            if isinstance(layer, Placeholder) or not shapes.keys() >= set(wire.inputs):
+                continue  # nobody knows what comes out of a class that isn't known
             given = [shapes[name] for name in wire.inputs]
             try:
                 found = layer.output_shapes(given)
@@ -306,6 +308,7 @@ class Structure:
         if not isinstance(layer, Layer):
             hint = f": did you mean {layer.__name__}(...)?" if isinstance(layer, type) else ""
             raise OptionError(f"Layer {name!r} must be a dagnn.Layer object. Received: {layer!r}{hint}")
+        check_fields(layer)
         specs = layer.params
         param_names = [f"{name}_{s.role}" for s in specs] if params is None else as_names(params)
         if len(param_names) != len(specs) and not isinstance(layer, Placeholder):

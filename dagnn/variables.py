@@ -93,6 +93,8 @@ class Var:
     derivative in every evaluation.
     """
 
+    __slots__ = ("_der", "_on_change", "_precious", "_value", "name")
+
     def __init__(self, name: str, on_change: Callable[[], None]) -> None:
         self.name = name
         self._value: Any = None
@@ -146,6 +148,11 @@ class Param:
     `value` is read-only; assigning a new array copies it and bumps `version`, on which caches of
     transformed filters rely. `trainable = False` (see `DagNN.freeze`): no derivative is computed.
     """
+
+    __slots__ = (
+        "_adopt", "_on_change", "_train_method", "_trainable", "_value",
+        "der", "learning_rate", "name", "version", "weight_decay",
+    )  # fmt: skip
 
     def __init__(self, name: str, spec: ParamSpec, on_change: Callable[[], None]) -> None:
         self.name = name

@@ -321,7 +321,6 @@ def test_wrong_number_of_inputs(name):
         (lambda: Slice(1, -3, 3), "start must be at least 0"),
         (lambda: Split(1, ()), "sizes must name at least 1 output"),
         (lambda: Split(1, (2, 0)), "sizes must be at least 1"),
-        (lambda: Custom(), "forward must be a function"),
         (lambda: Custom(double, "double_back"), "backward must be a function. Received: 'double_back'"),
         (
             lambda: Conv.load({"size": (1, 1, 1, 1), "strides": 2}),

@@ -399,7 +399,9 @@ def test_scale_in_all_its_sizes(load, tmp_path):
         assert np.array_equal(net.params["a"].value, a.reshape(dims).transpose(3, 2, 0, 1))
         net.save(tmp_path / "again.mat")
         matlab.assert_same_net(dagnn.load(tmp_path / "again.mat"), net)
-    net = load(net=dag([("s", "dagnn.Scale", ["x", "a"], "y", [], {"size": np.empty((0, 0)), "hasBias": False})]))
+    net = load(
+        net=dag([("s", "dagnn.Scale", ["x", "a"], "y", [], {"size": np.empty((0, 0)), "hasBias": False})])
+    )
     assert net.layers["s"].layer == dagnn.Scale(None, has_bias=False)
 
 
@@ -699,7 +701,9 @@ WHOLE = {
 def test_odd_values_in_every_place_make_a_network_or_a_file_error(wrapper, tmp_path):
     whole, path = WHOLE[wrapper], tmp_path / "x.mat"
     cases = [(place, odd) for place in places(whole) for odd in ODD]
-    for place, odd in cases[::7]:  # 7 and the number of odd values have no common divisor: every place has some
+    for place, odd in cases[
+        ::7
+    ]:  # 7 and the number of odd values have no common divisor: every place has some
         mat73_files.write(path, {"net": replaced(whole, place, odd)})
         try:
             with warnings.catch_warnings():
@@ -711,7 +715,11 @@ def test_odd_values_in_every_place_make_a_network_or_a_file_error(wrapper, tmp_p
 
 def test_what_only_matlab_can_read_counts_as_absent(tmp_path):
     gpu = Opaque("opaque", "gpuArray", mat73_files.OBJECT.T)
-    for place in (("layers", 0, "block", "pad"), ("params", 0, "learningRate"), ("layers", 3, "block", "leak")):
+    for place in (
+        ("layers", 0, "block", "pad"),
+        ("params", 0, "learningRate"),
+        ("layers", 3, "block", "leak"),
+    ):
         mat73_files.write(tmp_path / "x.mat", {"net": replaced(WHOLE["dagnn"], place, gpu)})
         with pytest.warns(UnreadableValueWarning):
             dagnn.load(tmp_path / "x.mat")
@@ -720,17 +728,23 @@ def test_what_only_matlab_can_read_counts_as_absent(tmp_path):
 def test_unknown_losses_and_types_keep_everything(load):
     net = load(net=dag([("l", "dagnn.Loss", ["x", "c"], "y", [], {"loss": "myloss", "gamma": 2})]))
     assert net.layers["l"].layer == dagnn.Placeholder("dagnn.Loss", {"loss": "myloss", "gamma": 2.0})
-    net = load(net=simple({"type": "atrous", "rate": (6, 12, 18), "pad": "same", "class": "c", "scale": (2, 3)}))
+    net = load(
+        net=simple({"type": "atrous", "rate": (6, 12, 18), "pad": "same", "class": "c", "scale": (2, 3)})
+    )
     config = net.layers["layer1"].layer.config
     assert config["rate"].tolist() == [6, 12, 18] and config["pad"] == "same" and config["class"] == "c"
 
 
 def test_a_bias_that_is_off_or_empty(load):
     params = [("f", single(1, 1, 2, 3)), ("b", single(3, 1))]
-    net = load(net=dag([("c", "dagnn.Conv", "x", "y", ["f", "b"], {"size": (1, 1, 2, 3), "hasBias": False})], params))
+    net = load(
+        net=dag([("c", "dagnn.Conv", "x", "y", ["f", "b"], {"size": (1, 1, 2, 3), "hasBias": False})], params)
+    )
     assert net.layers["c"].params == ["f"] and not net.layers["c"].layer.has_bias
     params[1] = ("b", np.empty((0, 0), np.float32))
-    net = load(net=dag([("c", "dagnn.Conv", "x", "y", ["f", "b"], {"size": (1, 1, 2, 3), "hasBias": True})], params))
+    net = load(
+        net=dag([("c", "dagnn.Conv", "x", "y", ["f", "b"], {"size": (1, 1, 2, 3), "hasBias": True})], params)
+    )
     assert net.layers["c"].params == ["f"]
 
 
@@ -738,7 +752,13 @@ def test_layers_in_every_container(load):
     dag_layers = dag([("a", "dagnn.ReLU", "x", "y", [], {}), ("b", "dagnn.ReLU", "y", "z", [], {})])
     as_cell = {**dag_layers, "layers": cell(dag_layers["layers"].records)}
     assert list(load(net=as_cell).layers) == ["a", "b"]
-    names = {"name": "b", "type": "dagnn.Sum", "inputs": ["y ", "in"], "outputs": "z", "params": np.empty((0, 0))}
+    names = {
+        "name": "b",
+        "type": "dagnn.Sum",
+        "inputs": ["y ", "in"],
+        "outputs": "z",
+        "params": np.empty((0, 0)),
+    }
     names["block"] = {}
     assert load(net=replaced(dag_layers, ("layers", 1), names)).layers["b"].inputs == ["y", "in"]
     chain = simple({"type": "relu"}, {"type": "sigmoid"})

@@ -862,3 +862,44 @@ def test_graphs_are_networkx_graphs():
     assert set(back.predecessors(("sum_param", "f"))) == {("der_layer", "conv_a"), ("der_layer", "conv_b")}
     net.freeze(["f", "b"])
     assert ("der_layer", "conv_a") not in net.backward_graph("objective", ders=[])
+
+
+def test_a_forgotten_dataclass_is_noticed():
+    class Swish(dagnn.Layer):
+        beta: float = 1.0
+
+    for use in (
+        lambda: dagnn.DagNN().add_layer("s", Swish(), "x", "y"),
+        lambda: dagnn.check_layer(Swish(), [(1,)]),
+    ):
+        with pytest.raises(
+            OptionError, match="Swish has the option 'beta' but is no dataclass: put @dataclass"
+        ):
+            use()
+    with pytest.raises(OptionError, match="a layer object"):
+        dagnn.check_layer(dagnn.ReLU, [(1, 1, 1, 1)])
+
+
+def test_misspelt_attributes_are_noticed():
+    net = two_towers()
+    with pytest.raises(AttributeError):
+        net.vars["s"].precius = True
+    with pytest.raises(AttributeError):
+        net.params["f"].valeu = 1
+
+
+def test_shapes_stop_at_a_class_that_is_not_known():
+    net = chain()
+    net.insert("mystery", dagnn.Placeholder("XCorr"), after="x1", output="m")
+    shapes = net.var_shapes({"x0": (4,)})
+    assert shapes == {"x0": (4,), "x1": (4,)}
+    assert "XCorr" in net.summary({"x0": (4,)}) or "Placeholder" in net.summary({"x0": (4,)})
+
+
+def test_kernels_are_there_without_an_import():
+    import subprocess
+    import sys
+
+    code = "import dagnn; print(dagnn.backends.numpy.relu.__name__)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "relu"

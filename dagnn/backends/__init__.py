@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
@@ -11,6 +13,13 @@ if TYPE_CHECKING:
     from .base import Backend
 
 NAMES = ("numpy", "cupy", "reference")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`dagnn.backends.numpy` without importing it first."""
+    if name in ("numpy", "cupy", "base"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @cache

@@ -22,7 +22,9 @@ def save(
     *,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `net` to an HDF5 file, all of it or nothing: an error or a crash leaves an older file as it was.
+    """Write `net` to a file, all of it or nothing: an error or a crash leaves an older file as it was.
+
+    The ending .mat makes a MatConvNet struct in a MATLAB file, any other an HDF5 file.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EISDIR
 from io import BufferedRandom
 from secrets import token_hex
 
@@ -13,6 +14,8 @@ from secrets import token_hex
 def replacing(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     """A file to write in, which takes the place of `path` when it is complete and on the disk."""
     target = os.path.realpath(path)
+    if os.path.isdir(target):
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), os.fspath(path))
     folder, name = os.path.split(target)
     temporary = os.path.join(folder, f".{name[:40]}.{token_hex(8)}.part")
     try:
@@ -23,9 +26,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
                 os.chmod(temporary, os.stat(target).st_mode)
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename == temporary:
+            raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
         raise
     with suppress(OSError):  # makes the rename durable, where folders can be opened
         descriptor = os.open(folder, os.O_RDONLY)

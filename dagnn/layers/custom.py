@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import OptionError
@@ -31,7 +31,7 @@ class Custom(Layer):
     [42]
     """
 
-    forward: Callable[..., Any]
+    forward: Callable[..., Any] = field()  # required; the inherited method is no default
     backward: Callable[..., Any] | None = None  # type: ignore[assignment]
 
     def __post_init__(self):

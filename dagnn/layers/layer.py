@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import OptionError, ShapeError
@@ -156,6 +157,19 @@ class OneToOne(Layer):
     def output_shapes(self, input_shapes: Sequence[Shape]) -> list[Shape]:
         count(self, "input", len(input_shapes), 1)
         return [tuple(input_shapes[0])]
+
+
+def check_fields(layer: Layer) -> None:
+    """OptionError if the class has annotated options that are no fields: its `@dataclass` is missing."""
+    for cls in type(layer).__mro__:
+        if cls is Layer:
+            break
+        options = [name for name, kind in get_annotations(cls).items() if "ClassVar" not in str(kind)]
+        if options and "__dataclass_params__" not in vars(cls):
+            raise OptionError(
+                f"{cls.__name__} has the option {options[0]!r} but is no dataclass: "
+                f"put @dataclass above the class"
+            )
 
 
 def count(layer: Layer, what: str, n: int, *allowed: int) -> None:
