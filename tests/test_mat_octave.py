@@ -40,6 +40,43 @@ disp('as saveobj writes it');
 """
 
 
+CHAIN = """
+load('net.mat');
+assert(isequal(fieldnames(net)', {'layers','meta'}));
+assert(iscell(net.layers) && isequal(size(net.layers), [1 4]));
+l = net.layers{1};
+assert(strcmp(l.type, 'conv') && strcmp(l.name, 'c') && iscell(l.weights) && isequal(size(l.weights), [1 2]));
+assert(isa(l.weights{1}, 'single') && isequal(size(l.weights{1}), [3 2 4 6]) && numel(l.weights{2}) == 6);
+assert(isequal(l.pad, [1 1 1 1]) && isequal(l.stride, [2 1]) && isa(l.pad, 'double'));
+assert(isequal(l.learningRate, [1 1]) && isequal(l.weightDecay, [1 1]));
+assert(isequal(size(net.layers{2}.weights{3}), [6 2]) && net.layers{2}.epsilon == 1e-5);
+assert(net.layers{3}.leak == 0.25 && islogical(net.layers{3}.precious));
+assert(strcmp(net.layers{4}.type, 'softmaxloss') && ~isfield(net.layers{4}, 'class'));
+disp('as vl_simplenn_tidy leaves it');
+"""
+
+
+def octave(script, folder):
+    return subprocess.run(
+        ["octave", "--no-gui", "--no-init-file", "--quiet", "--eval", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_octave_finds_a_chain(tmp_path):
+    net = dagnn.DagNN()
+    net.add_layer("c", dagnn.Conv((6, 4, 3, 2), stride=(2, 1), pad=1), "x", "y")
+    net.add_layer("b", dagnn.BatchNorm(6), "y", "n")
+    net.add_layer("r", dagnn.ReLU(0.25), "n", "r")
+    net.add_layer("l", dagnn.Loss(), ["r", "label"], "objective")
+    net.init_params(0)
+    dagnn.SimpleNN.from_dagnn(net).save(tmp_path / "net.mat")
+    result = octave(CHAIN, tmp_path)
+    assert result.stdout.strip() == "as vl_simplenn_tidy leaves it", result.stderr
+
+
 def test_octave_finds_what_saveobj_writes(tmp_path):
     net = dagnn.DagNN()
     net.add_layer("c", dagnn.Conv((6, 4, 3, 2), stride=(2, 1), pad=1), "x", "y")
@@ -57,10 +94,5 @@ def test_octave_finds_what_saveobj_writes(tmp_path):
         "labels": np.array([1.0, 2, 0]),
     }
     net.save(tmp_path / "net.mat")
-    result = subprocess.run(
-        ["octave", "--no-gui", "--no-init-file", "--quiet", "--eval", CHECKS],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    result = octave(CHECKS, tmp_path)
     assert result.stdout.strip() == "as saveobj writes it", result.stderr
