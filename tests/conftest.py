@@ -1,9 +1,21 @@
 """Fixtures shared by all tests."""
 
+import os
+
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dagnn.backends import NAMES, get
 from dagnn.errors import BackendError
+
+# How long an example takes is the machine's business; in CI the examples are always the same.
+settings.register_profile(
+    "dagnn",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("dagnn")
 
 
 @pytest.fixture(params=NAMES, scope="session")
