@@ -80,3 +80,21 @@ def test_nets_on_several_threads_do_not_disturb_each_other():
     for one, other in zip(alone, together, strict=True):
         assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
     assert blas_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_threads_of_its_own():
+    """A data loader may fork after convolutions have run; in a process of its own, for the tests run others."""
+    code = """
+import os, signal, numpy as np
+from dagnn.backends import numpy as kernels
+x, w = np.ones((4, 16, 64, 64), np.float32), np.ones((16, 16, 3, 3), np.float32)
+before = kernels.conv(x, w, pad=1)
+child = os.fork()
+if not child:
+    signal.alarm(60)  # ends a child that hangs
+    os._exit(0 if np.array_equal(kernels.conv(x, w, pad=1), before) else 1)
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+    environment = {**os.environ, "DAGNN_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -72,3 +72,13 @@ def _controller() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def _after_fork() -> None:
+    """A forked process has none of the threads, and locks as they were."""
+    _pool.cache_clear()
+    _one_thread.__init__()  # type: ignore[misc]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
