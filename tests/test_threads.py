@@ -84,7 +84,7 @@ def test_nets_on_several_threads_do_not_disturb_each_other():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_threads_of_its_own():
-    """A data loader may fork after convolutions have run; in a process of its own, for the tests run others."""
+    """A data loader may fork after convolutions have run."""
     code = """
 import os, signal, numpy as np
 from dagnn.backends import numpy as kernels
