@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from os import PathLike
 from typing import Any
 
@@ -58,6 +59,8 @@ class Run:
         normalised = isinstance(self.net.meta.get("normalization"), dict)
         if self.scale is None:
             self.scale = 1.0 if normalised else 1 / 255
+        if not 0 < abs(self.scale) < inf:
+            raise OptionError(f"scale must be a finite number other than 0. Received: {self.scale}")
         meta = self.net.meta if normalised else {}
         self.preprocessor = Preprocessor.from_meta(meta, scale=self.scale)
         channels = self._channels()

@@ -823,3 +823,11 @@ def test_loading_takes_little_more_memory_than_the_values(tmp_path):
     finally:
         tracemalloc.stop()
     assert peak < filters.nbytes + (64 << 20)
+
+
+def test_a_custom_class_cannot_pose_as_a_built_in_one(tmp_path):
+    leaky = type("ReLU", (dagnn.ReLU,), {})
+    net = dagnn.DagNN()
+    net.add_layer("r", leaky(), "x", "y")
+    with pytest.raises(dagnn.OptionError, match="'ReLU' is built in"):
+        net.save(tmp_path / "x.mat")

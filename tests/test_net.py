@@ -903,3 +903,29 @@ def test_kernels_are_there_without_an_import():
     code = "import dagnn; print(dagnn.backends.numpy.relu.__name__)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "relu"
+
+
+def test_what_is_no_forgotten_dataclass():
+    from typing import ClassVar
+
+    class Mixin:
+        note: str
+
+    @dataclass
+    class Mixed(Mixin, dagnn.ReLU):
+        pass
+
+    class Cached(dagnn.ReLU):
+        _cache: dict
+        scale: ClassVar[int] = 3
+
+    class OwnInit(dagnn.ReLU):
+        table: dict
+
+        def __init__(self):
+            super().__init__()
+            self.table = {}
+
+    net = dagnn.DagNN()
+    for k, layer in enumerate((Mixed(), Cached(), OwnInit())):
+        net.add_layer(f"f{k}", layer, f"x{k}", f"x{k + 1}")

@@ -98,3 +98,7 @@ raise SystemExit(os.waitpid(child, 0)[1])
 """
     environment = {**os.environ, "DAGNN_NUM_THREADS": "2"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_pieces_of_pieces_do_not_wait_for_each_other():
+    assert threads.each(lambda i: threads.each(lambda j: i * j, [1, 2]), range(4))[3] == [3, 6]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import layers as blocks
-from ..errors import DagnnError, FileFormatError
+from ..errors import DagnnError, FileFormatError, OptionError
 from ..layers.layer import Layer
 from ..layers.placeholder import Placeholder
 from .custom import WITHOUT_MEANING
@@ -282,7 +282,10 @@ def write_layer(layer: Layer, names: Mapping[type, str]) -> tuple[str, dict[str,
     name = type(layer).__name__
     config = layer.save()
     if blocks.BUILTIN.get(name) is not type(layer):
-        return names.get(type(layer), name), {camel_case(key): value for key, value in config.items()}
+        name = names.get(type(layer), name)
+        if name.removeprefix("dagnn.") in blocks.BUILTIN:
+            raise OptionError(f"{name!r} is built in: give the class another name with layers=")
+        return name, {camel_case(key): value for key, value in config.items()}
     if name not in OPTIONS:
         return f"dagnn.{name}", {
             key: row(value) if value is not None else None for key, value in config.items()

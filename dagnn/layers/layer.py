@@ -164,8 +164,13 @@ def check_fields(layer: Layer) -> None:
     for cls in type(layer).__mro__:
         if cls is Layer:
             break
-        options = [name for name, kind in get_annotations(cls).items() if "ClassVar" not in str(kind)]
-        if options and "__dataclass_params__" not in vars(cls):
+        if not issubclass(cls, Layer) or "__init__" in vars(cls):  # a mixin, a dataclass, or its own doing
+            continue
+        kinds = get_annotations(cls).items()
+        options = [
+            n for n, kind in kinds if n[0] != "_" and not any(w in str(kind) for w in ("ClassVar", "Final"))
+        ]
+        if options:
             raise OptionError(
                 f"{cls.__name__} has the option {options[0]!r} but is no dataclass: "
                 f"put @dataclass above the class"

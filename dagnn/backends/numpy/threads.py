@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Lock
+from threading import Lock, current_thread
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def share(pieces: Sequence[T]) -> list[Sequence[T]]:
 
 def each(work: Callable[[T], Any], pieces: Sequence[T]) -> list[Any]:
     """[work(piece) for piece in pieces], as many at once as there are threads."""
-    if num_threads() == 1 or len(pieces) < 2:
+    if num_threads() == 1 or len(pieces) < 2 or current_thread().name.startswith("dagnn"):
         return [work(piece) for piece in pieces]
     with _one_thread:
         return list(_pool().map(work, pieces))
