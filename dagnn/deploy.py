@@ -84,24 +84,24 @@ def _foldable(net: DagNN) -> list[list[tuple[Node, Node]]]:
     for convs in groups.values():
         if not all(isinstance(node.layer, Conv | ConvTranspose) for node in convs):
             continue
-        norms = [after.get(node.outputs[0]) for node in convs]
+        norms = [after[node.outputs[0]] for node in convs if node.outputs[0] in after]
         if (
-            None not in norms
-            and len({tuple(norm.params) for norm in norms if norm}) == 1
+            len(norms) == len(convs)
+            and len({tuple(norm.params) for norm in norms}) == 1
             and len({(tuple(node.params), type(node.layer)) for node in convs}) == 1
             and all(readers.count(node.outputs[0]) == 1 for node in convs)
             and not any(net.vars[node.outputs[0]].precious for node in convs)
             and _sizes_agree(net, convs[0], norms[0])
         ):
             found.append(list(zip(convs, norms, strict=True)))
-    return found  # type: ignore[return-value]
+    return found
 
 
-def _sizes_agree(net: DagNN, conv: Node, norm: Node | None) -> bool:
+def _sizes_agree(net: DagNN, conv: Node, norm: Node) -> bool:
     """Whether all values are there and fit: what can't run isn't folded, and says so when it is run."""
     layer: Any = conv.layer
     channels = layer.size[0] if isinstance(layer, Conv) else layer.size[1] * layer.num_groups
-    names = [*conv.params, *(norm.params if norm else ())]
+    names = [*conv.params, *norm.params]
     values = [net.params[name].value for name in names]
     if any(value is None for value in values):
         return False

@@ -47,6 +47,9 @@ class _OneThread:
     """BLAS on one thread while anybody is inside: one switch for the process, for it has no more."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self._lock = Lock()
         self._inside = 0
         self._limit: Any = None
@@ -77,7 +80,7 @@ def _controller() -> Any:
 def _after_fork() -> None:
     """A forked process has none of the threads, and locks as they were."""
     _pool.cache_clear()
-    _one_thread.__init__()  # type: ignore[misc]
+    _one_thread.reset()
 
 
 if hasattr(os, "register_at_fork"):
