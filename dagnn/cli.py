@@ -25,9 +25,12 @@ examples:
   dagnn summary net.h5 --input x=3x224x224
   dagnn summary net.h5 --input x=16x3x224x224 --input label=16
   dagnn draw net.h5 -o net.svg --input x=3x224x224
+  dagnn train experiment.toml
+  dagnn evaluate experiment.toml --set test
 
 `dagnn COMMAND --help` says more about a command.
 """
+SETS = ("train", "val", "test")
 FILE = "a network: MatConvNet's .mat, or what net.save wrote"
 
 
@@ -117,6 +120,27 @@ def parser() -> argparse.ArgumentParser:
         help="multiply pixel values 0..255 by S (default: 1 if the file says how to normalise, else 1/255)",
     )
     run.set_defaults(run=_run)
+
+    train = commands.add_parser(
+        "train",
+        help="run an experiment that a TOML file describes",
+        description="Train the network of an experiment on its data; see docs/training.md for the file.",
+    )
+    train.add_argument("--continue", dest="continue_", action="store_true", help="resume what was begun")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="the losses and errors of an experiment's network",
+        description="Evaluate the network of an experiment on a set of its data.",
+    )
+    evaluate.add_argument("--net", metavar="FILE", help="of the parameters (default: the last checkpoint)")
+    evaluate.add_argument(
+        "--set", choices=SETS, default="val", help="of the data's samples (default: %(default)s)"
+    )
+    evaluate.set_defaults(run=_evaluate)
+    for command in (train, evaluate):
+        command.add_argument("file", metavar="CONFIG", help="the experiment, a TOML file")
 
     convert = commands.add_parser(
         "convert",
@@ -213,6 +237,28 @@ def _run(args: argparse.Namespace) -> int:
             f"{run.output}: {'x'.join(map(str, y.shape))}, from {y.min():.4g} to {y.max():.4g}, "
             f"mean {y.mean():.4g}. Write it as a picture with --save"
         )
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from .train.experiment import Experiment
+
+    experiment = Experiment.load(args.file, continue_=args.continue_)
+    experiment.trainer.fit(experiment.data)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from .train.experiment import Experiment
+
+    experiment = Experiment.load(args.file)
+    source = experiment.restore(args.net)
+    samples = getattr(experiment.data, args.set)
+    if not len(samples):
+        raise OptionError(f"The data has no samples in its set {args.set!r}")
+    print(f"{source}, {len(samples)} samples of the set {args.set!r}")
+    for name, value in experiment.trainer.evaluate(experiment.data, samples).items():
+        print(f"  {name:<11} {value:.6g}")
     return 0
 
 

@@ -16,12 +16,12 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 import dagnn
+from dagnn.data import Batch, Data
 from dagnn.draw import draw
-from dagnn.errors import DagnnError
-from dagnn.train import SGD
+from dagnn.errors import missing_package
+from dagnn.train import Trainer, curves
 
 READINGS = {"digit_a": 0.97, "digit_b": 0.97, "sum": 0.93}  # what is read, and the accuracy it must reach
 LOSSES = ["loss_a", "loss_b", "loss_sum"]
@@ -50,12 +50,12 @@ def run(out: str | Path = "dagnn-demo", seed: int = 0, epochs: int = 20) -> int:
   training   {epochs} epochs of SGD with momentum on three losses
 """
     )
-    curves = train(net, learn, pairs, epochs, rng)
+    history = train(net, DigitPairs(learn, pairs), epochs, seed)
 
     reader = net.subnet(outputs=READINGS)  # without labels and losses
     reader.mode = "test"
     reached = accuracies(reader, pairs)
-    print(f"Read right, of {len(pairs)} pairs of held-out images:\n")
+    print(f"\nRead right, of {len(pairs)} pairs of held-out images:\n")
     for name, accuracy in reached.items():
         print(f"  {name:<10} {accuracy:.1%}   (at least {READINGS[name]:.0%})")
 
@@ -65,7 +65,7 @@ def run(out: str | Path = "dagnn-demo", seed: int = 0, epochs: int = 20) -> int:
     print(f"\nThe network saved and loaded again reads {'the same, bit for bit' if same else 'DIFFERENTLY'}.")
 
     draw(net, out / "net.svg", SIZES)
-    plot_curves(curves, out / "curves.png")
+    curves.plot(history, out / "curves.png")
     picture_readings(reader, pairs, out / "readings.png")
     command = quote(sys.argv[0]) if Path(sys.argv[0]).name == "dagnn" else "dagnn"
     print(
@@ -74,7 +74,7 @@ Written to {out}:
 
   net.h5         the trained network
   net.svg        its drawing, with the losses it was trained on
-  curves.png     losses and accuracies while it learned
+  curves.png     the losses' sum and what it read wrong, while it learned
   readings.png   some pairs and what it reads, mistakes included
 
 To go on:
@@ -90,26 +90,22 @@ It took {perf_counter() - started:.0f} seconds."""
     return int(bool(missed) or not same)
 
 
-class MissingExtra(DagnnError):
-    """The demo needs a package that dagnn itself does not."""
-
-
 def check_extras() -> None:
-    """MissingExtra, saying what to install, unless all that the demo needs is there."""
+    """MissingPackageError, saying what to install, unless all that the demo needs is there."""
     for package, module in (("scikit-learn", "sklearn"), ("matplotlib", "matplotlib")):
         if find_spec(module) is None:
-            raise MissingExtra(f"the demo needs {package}: pip install 'dagnn[demo]'")
+            raise missing_package("the demo", package, "demo")
 
 
 # ---- the network
 
 
 def build() -> dagnn.DagNN:
-    """Two image inputs, three outputs, and the losses that compare these with three labels.
+    """Two image inputs, three outputs, and the losses and errors that compare these with three labels.
 
     >>> net = build()
     >>> net.outputs
-    ['digit_a', 'loss_a', 'digit_b', 'loss_b', 'sum', 'loss_sum']
+    ['digit_a', 'loss_a', 'error_a', 'digit_b', 'loss_b', 'error_b', 'sum', 'loss_sum', 'error_sum']
     >>> net.layers["conv1_a"].params == net.layers["conv1_b"].params
     True
     """
@@ -128,9 +124,10 @@ def build() -> dagnn.DagNN:
 
 
 def add_reading(net: dagnn.DagNN, scores: str, output: str, task: str) -> None:
-    """An output with the probabilities of all answers, and the loss of a task that has a label."""
+    """An output with the probabilities of all answers; loss and error of a task that has a label."""
     net.add_layer(f"read_{task}", dagnn.SoftMax(), scores, output)
     net.add_layer(f"loss_{task}", dagnn.Loss(), [scores, f"label_{task}"], f"loss_{task}")
+    net.add_layer(f"error_{task}", dagnn.Loss("classerror"), [scores, f"label_{task}"], f"error_{task}")
 
 
 def add_tower(net: dagnn.DagNN, side: str) -> None:
@@ -173,7 +170,10 @@ class Digits(NamedTuple):
 
     def pairs(self, number: int, rng: np.random.Generator) -> Pairs:
         """Random pairs of these digits."""
-        a, b = rng.integers(len(self), size=(2, number))
+        return self.paired(*rng.integers(len(self), size=(2, number)))
+
+    def paired(self, a: np.ndarray, b: np.ndarray) -> Pairs:
+        """The digits with numbers `a` on the left, those with numbers `b` on the right."""
         return Pairs(self.images[a], self.images[b], self.labels[a], self.labels[b])
 
 
@@ -201,6 +201,25 @@ class Pairs(NamedTuple):
         return {"label_a": self.label_a, "label_b": self.label_b, "label_sum": self.label_a + self.label_b}
 
 
+class DigitPairs(Data):
+    """For training, every digit by the side of a random one, moved a little; for validation, `held_out`."""
+
+    def __init__(self, learn: Digits, held_out: Pairs) -> None:
+        self.learn, self.held_out = learn, held_out
+        super().__init__([1] * len(learn) + [2] * len(held_out))
+
+    def __len__(self) -> int:
+        return len(self.learn) + len(self.held_out)
+
+    def batch(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
+        """Images and labels of training samples, if there is an `rng`, or of pairs for validation."""
+        if rng is None:
+            pairs = Pairs(*(array[indices - len(self.learn)] for array in self.held_out))
+            return {**pairs.images, **pairs.labels}
+        pairs = self.learn.paired(indices, rng.integers(len(self.learn), size=len(indices)))
+        return {name: shifted(image, rng) for name, image in pairs.images.items()} | pairs.labels
+
+
 def load_digits(rng: np.random.Generator) -> tuple[Digits, Digits]:
     """The digits to learn from and those held out; no image is in both."""
     from sklearn import datasets
@@ -224,29 +243,28 @@ def shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 # ---- training and testing
 
 
-def train(net: dagnn.DagNN, learn: Digits, pairs: Pairs, epochs: int, rng: np.random.Generator) -> dict:
-    """Train `net`; returns the mean losses and the accuracies on `pairs` after every epoch."""
-    curves: dict[str, list[float]] = {name: [] for name in (*LOSSES, *READINGS)}
-    solver = SGD(momentum=0.9, weight_decay=0.0005)
-    batch, steps = 64, len(learn) // 64
-    with tqdm(total=epochs * steps, desc="  training", unit="batch", leave=False) as bar:
-        for _ in range(epochs):
-            net.mode = "train"
-            net.reset()
-            for _ in range(steps):
-                solver.learning_rate = 0.025 * (1 + cos(pi * bar.n / bar.total))
-                chosen = learn.pairs(batch, rng)
-                images = {name: shifted(image, rng) for name, image in chosen.images.items()}
-                net.eval({**images, **chosen.labels}, der_outputs=dict.fromkeys(LOSSES, 1))
-                solver.step(net)
-                bar.update()
-            for name in LOSSES:
-                curves[name].append(float(net.state[name]["average"]))
-            net.mode = "test"
-            for name, accuracy in accuracies(net, pairs).items():
-                curves[name].append(accuracy)
-            bar.set_postfix_str(f"sum {curves['sum'][-1]:.1%} right")
-    return curves
+def train(net: dagnn.DagNN, data: Data, epochs: int, seed: int) -> list:
+    """Train `net` on its three losses; returns the statistics of every epoch."""
+    trainer = Trainer(
+        net,
+        learning_rate=lambda time: 0.025 * (1 + cos(pi * time / epochs)),
+        batch_size=64,
+        num_epochs=epochs,
+        der_outputs=dict.fromkeys(LOSSES, 1),
+        extract_stats=statistics,
+        random_seed=seed,
+    )
+    return trainer.fit(data)
+
+
+def statistics(net: dagnn.DagNN) -> dict[str, float]:
+    """The sum of the losses, and how many digits and sums were read wrong, in this epoch so far."""
+    average = {name: float(state["average"]) for name, state in net.state.items() if "average" in state}
+    return {
+        "loss": sum(average[name] for name in LOSSES),
+        "digits wrong": (average["error_a"] + average["error_b"]) / 2,
+        "sums wrong": average["error_sum"],
+    }
 
 
 def accuracies(net: dagnn.DagNN, pairs: Pairs) -> dict[str, float]:
@@ -278,25 +296,6 @@ def figure(rows: int, columns: int, **kwargs: Any) -> Any:
     fig = Figure(layout="constrained", dpi=130, **kwargs)
     FigureCanvasAgg(fig)
     return fig, fig.subplots(rows, columns)
-
-
-def plot_curves(curves: dict[str, list[float]], path: Path) -> None:
-    """Losses on the left, held-out accuracies on the right."""
-    colours = ("#3f6fb5", "#3a8a56", "#bb3e48")
-    epochs = range(1, 1 + len(curves["sum"]))
-    fig, (left, right) = figure(1, 2, figsize=(9, 3.6))
-    for name, colour in zip(LOSSES, colours, strict=True):
-        left.semilogy(epochs, curves[name], color=colour, label=name)
-    for name, colour in zip(READINGS, colours, strict=True):
-        right.plot(epochs, [100 * accuracy for accuracy in curves[name]], color=colour, label=name)
-    left.set(title="Loss while training", xlabel="epoch", ylabel="mean loss")
-    right.set(title="Held-out pairs", xlabel="epoch", ylabel="read right, %", ylim=(80, 100.5))
-    for axes in left, right:
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[["top", "right"]].set_visible(False)
-    fig.savefig(path)
 
 
 def picture_readings(net: dagnn.DagNN, pairs: Pairs, path: Path) -> None:

@@ -18,6 +18,11 @@ class DagnnError(Exception):
         self.has_context = True
 
 
+    def prefix(self, where: str) -> None:
+        """Put `where`, such as a file or a batch, in front of the message."""
+        self.args = (f"{where}: {self}", *self.args[1:])
+
+
 class GraphError(DagnnError):
     """The network's structure forbids what was asked: a cycle, two producers, a missing input."""
 
@@ -41,7 +46,9 @@ class OptionError(DagnnError, ValueError):
 
 
 class LabelError(DagnnError, ValueError):
-    """A label is outside the valid range of classes."""
+    """A label is outside the valid range of classes; `sample` is its place in the batch."""
+
+    sample: int | None = None
 
 
 class BackendError(DagnnError, RuntimeError):
@@ -64,12 +71,33 @@ class FileFormatError(DagnnError):
     """A file is damaged, truncated, too new, or not what it should be."""
 
 
+class DataError(DagnnError):
+    """Samples cannot be had, or are not what they should be."""
+
+
+class TrainingError(DagnnError, ArithmeticError):
+    """Training ran into numbers that are not finite."""
+
+
+class MissingPackageError(DagnnError, ImportError):
+    """An optional package that something needs is not installed."""
+
+
 class UnreadableValueWarning(UserWarning):
     """A MAT-file holds values without a plain counterpart, such as functions and objects."""
 
 
 class UnknownFieldWarning(UserWarning):
     """A file says something about a layer that has no meaning here; it was left out."""
+
+
+def missing_package(what: str, package: str, extra: str) -> MissingPackageError:
+    """The error for `what` needs an optional `package`, with the command that installs it.
+
+    >>> print(missing_package("a picture of the curves", "matplotlib", "plots"))
+    a picture of the curves needs matplotlib: pip install 'dagnn[plots]'
+    """
+    return MissingPackageError(f"{what} needs {package}: pip install 'dagnn[{extra}]'")
 
 
 def unknown_name(kind: str, name: object, names: Iterable[str]) -> UnknownNameError:

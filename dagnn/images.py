@@ -18,11 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DagnnError, DTypeError, FileFormatError, OptionError, ShapeError
-
-
-class MissingPillowError(DagnnError, ImportError):
-    """Image files need Pillow, which is not installed."""
+from .errors import DTypeError, FileFormatError, OptionError, ShapeError, missing_package
 
 
 # ---- files
@@ -34,7 +30,7 @@ def read_image(path: str | PathLike[str]) -> np.ndarray:
     The image is turned the way its EXIF orientation says, palettes are looked up, what is transparent shows
     white, 16 bits become 8 (v / 257, rounded) and of several frames the first counts.
 
-    Raises MissingPillowError without Pillow, FileFormatError where the file is no image, or a damaged one,
+    Raises MissingPackageError without Pillow, FileFormatError where the file is no image, or a damaged one,
     and OSError where it can't be opened.
     """
     image, ops = _pillow()
@@ -55,7 +51,7 @@ def write_image(path: str | PathLike[str], image: np.ndarray) -> None:
 
     Pixels are uint8, or floating and then taken as 0..1 and rounded by `to_uint8`, as MATLAB's imwrite does.
 
-    Raises MissingPillowError without Pillow, OptionError for a name with an unknown ending and ShapeError.
+    Raises MissingPackageError without Pillow, OptionError for a name with an unknown ending and ShapeError.
     """
     pillow, _ = _pillow()
     pixels = to_uint8(_checked(image))
@@ -73,7 +69,7 @@ def _pillow() -> tuple[Any, Any]:
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise MissingPillowError("image files need Pillow: pip install 'dagnn[images]'") from None
+        raise missing_package("an image file", "Pillow", "images") from None
     Image.init()
     return Image, ImageOps
 

@@ -112,6 +112,11 @@ class Layer:
         """The parameters this configuration has, in order (a convolution without bias has one fewer)."""
         return self.param_specs
 
+    @property
+    def sums_samples(self) -> bool:
+        """For losses: whether the output adds up what the samples of a batch contribute; else their mean."""
+        return False
+
     def forward(self, ctx: Context, inputs: Sequence[Array], params: Sequence[Array]) -> list[Array]:
         """The outputs for `inputs`; `ctx.save(...)` what `backward` will need."""
         raise OptionError(f"{type(self).__name__} does not define forward")

@@ -61,6 +61,10 @@ class Loss(Layer):
         self.threshold = real("threshold", self.threshold)
 
     @property
+    def sums_samples(self):
+        return not self.normalise
+
+    @property
     def _options(self):
         return {
             "kind": self.loss,

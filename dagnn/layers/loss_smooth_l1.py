@@ -32,6 +32,10 @@ class LossSmoothL1(Layer):
         self.ignore_average = flag("ignore_average", self.ignore_average)
         self.sigma = real("sigma", self.sigma, above=0)
 
+    @property
+    def sums_samples(self):
+        return True
+
     def forward(self, ctx, inputs, params):
         count(self, "inputs", len(inputs), 2, 3)
         y = ctx.backend.smooth_l1(*inputs, sigma=self.sigma)

@@ -39,6 +39,10 @@ class PDist(Layer):
         self.epsilon = real("epsilon", self.epsilon, least=0)
 
     @property
+    def sums_samples(self):
+        return self.aggregate
+
+    @property
     def _options(self):
         return {
             "p": self.p,

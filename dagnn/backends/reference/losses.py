@@ -331,10 +331,12 @@ class Losses:
         if wrong.any():
             where = [int(k[0]) for k in wrong.nonzero()]
             pixel = f" at pixel {tuple(where[2:])}" if c.size > c.shape[0] else ""
-            raise LabelError(
+            error = LabelError(
                 f"label {c[tuple(where)].item()} of sample {where[0]}{pixel} cannot be: the labels of "
                 f"{channels} {'attributes' if per_score else 'classes'} are {valid}"
             )
+            error.sample = where[0]
+            raise error
 
     def _weights(self, weights: Array | None, shape: Shape, dtype: Any) -> Array:
         """Weights as an array of x's type that broadcasts to `shape`."""

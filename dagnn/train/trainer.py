@@ -1,0 +1,290 @@
+"""The trainer: from data and a network to a trained network, epoch by epoch (MatConvNet's cnn_train_dag)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data import Arrays, Data
+from ..errors import OptionError, TrainingError, unknown_name
+from ..net import DagNN
+from ..structure import Names
+from . import checkpoint
+from .finite import is_finite
+from .passes import Pass, TrainingPass
+from .report import Bar, Report
+from .solvers import SGD, Solver
+from .stats import History
+
+LearningRate = float | Sequence[float] | Callable[[float], float]
+
+
+@dataclass(eq=False)
+class Trainer:
+    """Trains a network on batches of samples, as MatConvNet's `cnn_train_dag` does.
+
+    In every batch it minimises z = sum of weight × mean over the samples, for the outputs and weights in
+    `der_outputs`. Batches may be cut into sub-batches to save memory: their derivatives add up to that of
+    the batch, and moments, trained by "average", are averaged by size.
+
+    Parameters
+    ----------
+    net : the network; its parameters have values (`net.init_params()`, or from a file).
+    solver : how parameters follow their derivatives; default: `SGD()`.
+    learning_rate : a number; one per epoch, of which the last goes on; or a function of the time in epochs,
+        0.0 at the start, called before every batch. Default: the solver's.
+    weight_decay, momentum, nesterov : options of the solver; default: as it has them.
+    batch_size, num_sub_batches : samples in a batch; into how many parts it is cut.
+    num_epochs, epoch_size : when to end; samples in an epoch, drawn afresh each time (default: all).
+    der_outputs : weights of the scalar outputs to minimise; default {"objective": 1}.
+    freeze : parameters that stay as they are, by names or patterns such as "conv1*"; see `DagNN.freeze`.
+    random_seed : of the order of samples, of random changes to them, and of dropout.
+    prefetch : sub-batches prepared in the background; 0: none. The result doesn't depend on it.
+    exp_dir : folder for checkpoints `net-epoch-N.h5`, `stats.json`, `stats.csv` and `curves.png`; default:
+        nothing is written.
+    continue_ : resume after the last checkpoint in `exp_dir`, as if there had been no interruption: with
+        its parameters and their settings, state of the solver, random numbers and statistics.
+    keep_last, keep_best : the number of checkpoints to keep (default: all), and with them that of the best
+        epoch by a statistic: "val.top1err" (lowest) or "-val.accuracy" (highest).
+    post_epoch : called as `post_epoch(trainer)` after every epoch, before its checkpoint; it may set
+        `trainer.learning_rate` or call `trainer.stop()`.
+    extract_stats : `extract_stats(net)` returns the statistics of the epoch so far, {name: number}; default:
+        the running averages of the losses, by the names of their outputs.
+    progress : show a bar for the epoch and print a line after it.
+    plots : formats of the picture of the curves: "png", "svg", "pdf". Needs matplotlib.
+    tensorboard : write the statistics for TensorBoard too. Needs tensorboardX.
+    layers : names of custom layers for the checkpoints; see `dagnn.save`.
+
+    Attributes
+    ----------
+    epoch : the number of epochs finished.
+    history : their statistics, [{"train": {"objective": ...}, "val": {...}}, ...].
+
+    >>> import numpy as np, dagnn
+    >>> x = np.random.default_rng(0).standard_normal((200, 2, 1, 1), np.float32)
+    >>> net = dagnn.DagNN()
+    >>> net.add_layer("fc", dagnn.Conv(size=(2, 2, 1, 1)), "x", "scores")
+    >>> net.add_layer("loss", dagnn.Loss(), ["scores", "label"], "objective")
+    >>> net.init_params(0)
+    >>> data = {"x": x, "label": (x[:, 0] > x[:, 1]).ravel().astype(int)}
+    >>> trainer = Trainer(net, learning_rate=0.1, batch_size=20, num_epochs=3, progress=False)
+    >>> trainer.fit(data)[-1]["train"]["objective"] < 0.2
+    True
+    """
+
+    net: DagNN
+    solver: Solver = field(default_factory=SGD)
+    _: KW_ONLY
+    learning_rate: LearningRate | None = None
+    weight_decay: float | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    batch_size: int = 128
+    num_sub_batches: int = 1
+    num_epochs: int = 20
+    epoch_size: int | None = None
+    der_outputs: Mapping[str, float] = field(default_factory=lambda: {"objective": 1.0})
+    freeze: Names = ()
+    random_seed: int = 0
+    prefetch: int = 2
+    exp_dir: str | PathLike[str] | None = None
+    continue_: bool = False
+    keep_last: int | None = None
+    keep_best: str | None = None
+    post_epoch: Callable[[Trainer], Any] | None = None
+    extract_stats: Callable[[DagNN], Mapping[str, float]] | None = None
+    progress: bool = True
+    plots: Sequence[str] = ("png",)
+    tensorboard: bool = False
+    layers: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for option in ("weight_decay", "momentum", "nesterov"):
+            if (value := getattr(self, option)) is not None:
+                if not hasattr(self.solver, option):
+                    raise OptionError(f"{type(self.solver).__name__} has no {option}. Received: {value!r}")
+                setattr(self.solver, option, value)
+        self._check_numbers()
+        self.history: History = []
+        self._own_rate = self.solver.learning_rate
+        self._stopped = False
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs finished."""
+        return len(self.history)
+
+    def stop(self) -> None:
+        """Let this epoch be the last; for `post_epoch`."""
+        self._stopped = True
+
+    def rate_at(self, time: float) -> float:
+        """The learning rate at a time in epochs, 0.0 at the start."""
+        rate = self._own_rate if self.learning_rate is None else self.learning_rate
+        if callable(rate):
+            return rate(time)
+        if isinstance(rate, Sequence | np.ndarray):
+            return rate[min(int(time), len(rate) - 1)]
+        return rate
+
+    def fit(self, data: Data | Mapping[str, Any], train: Any = None, val: Any = None) -> History:
+        """Train up to epoch `num_epochs`; returns the statistics of all epochs.
+
+        Parameters
+        ----------
+        data : a `dagnn.data.Data`, or a dict of arrays by variable name, whose first axis is the samples.
+        train, val : numbers of the samples to train on and to validate with; default: those the data says,
+            of a dict all for training.
+
+        Raises
+        ------
+        TrainingError : the objective or a derivative isn't finite; with epoch, batch and layer.
+        DataError : the data failed; with epoch and batch.
+        DagnnError : evaluation failed, because of a label say; with epoch, batch, layer and sample.
+        """
+        data = _data(data)
+        train, val = _samples("train", train, data), _samples("val", val, data)
+        if not len(train):
+            raise OptionError(f"{type(data).__name__} has no samples to train on: give fit(data, train=...)")
+        report, chosen = Report(self), self.learning_rate
+        self.net.freeze(self.freeze)
+        self._start()
+        before = self.net.mode, self.net.accumulate_param_ders
+        self.net.accumulate_param_ders = False
+        try:
+            while self.epoch < self.num_epochs and not self._stopped:
+                training = self._train_epoch(data, train, val)
+                self._check_params()
+                if self.post_epoch:
+                    self.post_epoch(self)
+                self._save(self.learning_rate if self.learning_rate is not chosen else None)
+                report.epoch(training)
+        finally:
+            self.net.mode, self.net.accumulate_param_ders = before
+            report.close()
+        return self.history
+
+    def evaluate(self, data: Data | Mapping[str, Any], samples: Any = None) -> dict[str, float]:
+        """The statistics of some samples in mode "test"; default: those for validation, else all."""
+        data = _data(data)
+        if samples is None and not len(getattr(data, "val", ())):
+            samples = np.arange(len(data))
+        before = self.net.mode
+        try:
+            return self._run(Pass(self, data, _samples("val", samples, data), epoch=0), "evaluation")
+        finally:
+            self.net.mode = before
+
+    def _train_epoch(self, data: Data, train: np.ndarray, val: np.ndarray) -> Pass:
+        epoch, title = self.epoch + 1, f"epoch {self.epoch + 1:{len(str(self.num_epochs))}}/{self.num_epochs}"
+        order = np.random.default_rng((self.random_seed, epoch)).permutation(train)[: self.epoch_size]
+        training = TrainingPass(self, data, order, epoch)
+        stats = {"train": self._run(training, f"{title} train")}
+        if len(val):
+            stats["val"] = self._run(Pass(self, data, val, epoch), f"{title} val  ")
+        self.history.append(stats)
+        return training
+
+    def _run(self, current: Pass, title: str) -> dict[str, float]:
+        with Bar(current, title, self.progress) as bar:
+            return current.run(bar)
+
+    # ---- beginning, checking, keeping
+
+    def _start(self) -> None:
+        """Resume from `exp_dir`, or begin with random numbers of our own."""
+        if not self.history:
+            self.net.seed, self.net.evaluation = self.random_seed, 0
+        if self.exp_dir is None:
+            return
+        folder = Path(self.exp_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        epochs = checkpoint.epochs_in(folder)
+        if not epochs or epochs[-1] == self.epoch:
+            return
+        if not self.continue_:
+            raise checkpoint.refuse(folder, epochs)
+        checkpoint.clean(folder)
+        path = checkpoint.path_of(folder, epochs[-1])
+        progress = checkpoint.resume(path, self.net, self.layers)
+        self.solver.load_state(progress.solver)
+        self.history, self._stopped = progress.history, progress.stopped
+        if progress.learning_rate is not None:
+            self.learning_rate = progress.learning_rate
+        if self.progress:
+            why = ", where a post_epoch function stopped it" if self._stopped else ""
+            print(f"Resumed {path}: {self.epoch} of {self.num_epochs} epochs are done{why}", flush=True)
+
+    def _save(self, learning_rate: Any) -> None:
+        if self.exp_dir is None:
+            return
+        folder = Path(self.exp_dir)
+        state = self.solver.state_dict()
+        progress = checkpoint.Progress(self.epoch, self.history, state, learning_rate, self._stopped)
+        checkpoint.save(folder, self.net, progress, self.layers)
+        checkpoint.prune(folder, self.history, self.keep_last, self.keep_best)
+
+    def _check_params(self) -> None:
+        for param in self.net.params.values():
+            if param.value is not None and not is_finite(param.value):
+                raise TrainingError(
+                    f"Epoch {self.epoch}: parameter {param.name!r} is not finite after the last step. "
+                    f"Received: learning_rate {self.solver.learning_rate:g}"
+                )
+
+    def _check_numbers(self) -> None:
+        least = {"batch_size": 1, "num_sub_batches": 1, "num_epochs": 0, "prefetch": 0, "random_seed": 0}
+        for option in ("epoch_size", "keep_last"):
+            if getattr(self, option) is not None:
+                least[option] = 1
+        for option, low in least.items():
+            value = getattr(self, option)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+                raise OptionError(f"{option} is a whole number from {low}. Received: {value!r}")
+        for name, weight in self.der_outputs.items():
+            if name not in self.net.vars:
+                raise unknown_name("variable", name, self.net.outputs)
+            if not isinstance(weight, int | float | np.number):
+                raise OptionError(f"der_outputs[{name!r}] is a weight, a number. Received: {weight!r}")
+
+
+def fit(
+    net: DagNN, data: Data | Mapping[str, Any], train: Any = None, val: Any = None, **options: Any
+) -> History:
+    """Train `net` on `data`: `Trainer(net, **options).fit(data, train, val)`, in one call.
+
+    >>> import numpy as np, dagnn
+    >>> net = dagnn.DagNN()
+    >>> net.add_layer("fc", dagnn.Conv(size=(1, 1, 1, 1)), "x", "y")
+    >>> net.add_layer("loss", dagnn.PDist(p=2, no_root=True, aggregate=True), ["y", "target"], "objective")
+    >>> net.init_params(0)
+    >>> x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(64, 1, 1, 1)
+    >>> history = fit(net, {"x": x, "target": 3 * x + 1}, learning_rate=0.1, batch_size=8, progress=False)
+    >>> round(net.params["fc_filters"].value.item(), 2), round(net.params["fc_biases"].value.item(), 2)
+    (3.0, 1.0)
+    """
+    return Trainer(net, **options).fit(data, train, val)
+
+
+def _data(data: Data | Mapping[str, Any]) -> Data:
+    return Arrays(data) if isinstance(data, Mapping) else data
+
+
+def _samples(name: str, chosen: Any, data: Data) -> np.ndarray:
+    """Numbers of samples, checked; those the data calls `name` where none were chosen."""
+    numbers = np.asarray(getattr(data, name, ()) if chosen is None else chosen)
+    if numbers.dtype == bool and numbers.shape == (len(data),):
+        numbers = np.flatnonzero(numbers)
+    if numbers.size == 0:
+        return np.zeros(0, np.int64)
+    if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        raise OptionError(f"{name} is a list of whole numbers. Received: {numbers.dtype} {numbers.shape}")
+    low, high = numbers.min(), numbers.max()
+    if low < 0 or high >= len(data):
+        raise OptionError(f"{name}: samples are numbered 0 to {len(data) - 1}. Received: {low} to {high}")
+    return numbers
