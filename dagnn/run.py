@@ -36,6 +36,7 @@ class Run:
 
     Where the file doesn't say how images are to be normalised, and the network takes one channel, it gets
     the brightness of a colour image (the Y of `dagnn.images.rgb_to_ycbcr`), as in papers on super-resolution.
+    With `meta["colours"]` = "each" it gets red, green and blue, one after the other, as a denoiser should.
     """
 
     net: DagNN
@@ -66,7 +67,9 @@ class Run:
         channels = self._channels()
         if self.preprocessor.channels is None and channels in (1, 3):
             self.preprocessor = Preprocessor.from_meta(meta, scale=self.scale, channels=channels)
-        self._brightness = self.preprocessor.channels == 1 and not normalised
+        grey = self.preprocessor.channels == 1
+        self._each = grey and self.net.meta.get("colours") == "each"
+        self._brightness = grey and not self._each and not normalised
 
     def _input(self) -> str:
         if self.input:
@@ -107,6 +110,8 @@ class Run:
     def __call__(self, image: np.ndarray | str | PathLike[str]) -> np.ndarray:
         """The output for one image of pixels 0..255, without its batch axis."""
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        if self._each and _is_colour(pixels):
+            return np.concatenate([self(channel) for channel in np.moveaxis(pixels, 2, 0)])
         if self._brightness and _is_colour(pixels):
             pixels = 255 * rgb_to_ycbcr(pixels / 255)[..., 0]
         x = self.preprocessor(pixels).astype(self.net.dtype or np.float32, copy=False)

@@ -131,9 +131,9 @@ class ImageFolder(Images):
         self.classes = _classes(folders[TRAIN], found, classes)
         listing = Listing()
         for label, name in enumerate(self.classes):
-            listing.add(files_in(folders[TRAIN] / name, required=True), label, TRAIN)
-        if VAL not in folders:
-            listing.hold_out(val, seed, self.classes)
+            paths = files_in(folders[TRAIN] / name, required=True)
+            held = 0.0 if VAL in folders else val
+            listing.add(paths, label, hold_out(len(paths), held, seed, name))
         for number, folder in folders.items():
             if number != TRAIN:
                 self._add_set(listing, folder, number, found)
@@ -164,21 +164,21 @@ class Listing:
         self.labels: list[int] = []
         self.sets: list[int] = []
 
-    def add(self, paths: Sequence[str], label: int, number: int) -> None:
-        """Files of one class that belong to one set."""
+    def add(self, paths: Sequence[str], label: int, sets: int | np.ndarray) -> None:
+        """Files of one class, and the set of all or of each."""
         self.paths += paths
         self.labels += [label] * len(paths)
-        self.sets += [number] * len(paths)
+        self.sets += np.broadcast_to(sets, len(paths)).tolist()
 
-    def hold_out(self, fraction: float, seed: int, classes: Sequence[str]) -> None:
-        """Move a fraction of each class to val: one file at least and never all, nothing if it is 0."""
-        labels, sets = np.array(self.labels), np.array(self.sets)
-        for label, name in enumerate(classes):
-            files = np.flatnonzero(labels == label)
-            count = min(max(round(fraction * len(files)), fraction > 0), len(files) - 1)
-            rng = np.random.default_rng([seed, *name.encode()])
-            sets[rng.permutation(files)[:count]] = VAL
-        self.sets = sets.tolist()
+
+def hold_out(n: int, fraction: float, seed: int, name: str) -> np.ndarray:
+    """The sets of the `n` files of a class: a fraction are in val, one at least and never all."""
+    sets = np.full(n, TRAIN)
+    if fraction:
+        count = min(max(round(fraction * n), 1), n - 1)
+        order = np.random.default_rng([seed, *os.fsencode(name)]).permutation(n)
+        sets[order[:count]] = VAL
+    return sets
 
 
 def files_in(folder: str | PathLike[str], required: bool = False) -> list[str]:

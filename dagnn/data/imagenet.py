@@ -36,7 +36,7 @@ class ImageNet(Images):
     - `LOC_val_solution.csv`: lines "ILSVRC2012_val_00000001,n01751748 111 108 ..." (Kaggle's), or
     - `ILSVRC2012_validation_ground_truth.txt` with `meta.mat`: the challenge's devkit,
 
-    in `root`, beside `val`, or in `root/*devkit*/data`. Labels count the sorted IDs from 0.
+    in `root`, in or beside `val`, or in `root/*devkit*/data`. Labels count the sorted IDs from 0.
 
     Parameters
     ----------
@@ -111,9 +111,7 @@ def _classes(home: Path, known: list[str]) -> list[str]:
     """The IDs of the classes: those to learn if there are any, else those of the validation images."""
     learned = _folders(home / "train")
     if (home / "train").is_dir() and not learned:
-        raise DataError(
-            f"{home / 'train'}: no folders here that are named like n01440764, one for each class"
-        )
+        raise DataError(f"{home / 'train'}: no folders here named like n01440764, one for each class")
     classes = learned or _folders(home / "val") or known
     if not classes:
         raise DataError(f"{home}: no classes are known. Put {WORDS[0]} there, which lists them")
@@ -184,7 +182,7 @@ def _solution(path: Path, ordered: list[str]) -> dict[str, str]:
 def _truth(path: Path, ordered: list[str], n: int) -> list[str]:
     """The class of each of the `n` images, in the order of their names."""
     lines = _lines(path)
-    if len(lines) != n or not all(line.isdecimal() for line in lines):
+    if len(lines) != n or not all(re.fullmatch(r"\s*\d{1,6}\s*", line) for line in lines):
         raise FileFormatError(
             f"{path}: expected {n} lines with a number, one for each image, found {len(lines)}"
         )

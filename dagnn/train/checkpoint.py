@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,11 @@ def best_epoch(history: History, statistic: str) -> int:
     2
     """
     sign = -1 if statistic.startswith("-") else 1
-    values = [sign * value_of(stats, statistic.removeprefix("-")) for stats in history]
-    ranked = [(value, epoch) for epoch, value in enumerate(values, 1) if value == value]
+    name = statistic.removeprefix("-")
+    value_of(history[-1], name)  # raises where the name is wrong
+    part, _, key = name.partition(".")
+    values = [sign * stats.get(part, {}).get(key, nan) for stats in history]
+    ranked = [(value, epoch) for epoch, value in enumerate(values, 1) if not isnan(value)]
     return min(ranked)[1] if ranked else len(history)
 
 

@@ -19,7 +19,7 @@ from .finite import is_finite
 from .passes import Pass, TrainingPass
 from .report import Bar, Report
 from .solvers import SGD, Solver
-from .stats import History
+from .stats import History, write_stats
 
 LearningRate = float | Sequence[float] | Callable[[float], float]
 
@@ -216,6 +216,7 @@ class Trainer:
         self.history, self._stopped = progress.history, progress.stopped
         if progress.learning_rate is not None:
             self.learning_rate = progress.learning_rate
+        write_stats(folder, self.history)
         if self.progress:
             why = ", where a post_epoch function stopped it" if self._stopped else ""
             print(f"Resumed {path}: {self.epoch} of {self.num_epochs} epochs are done{why}", flush=True)
