@@ -87,13 +87,14 @@ def _read(stream: BufferedIOBase, most: int) -> np.ndarray:
         raise FileFormatError(f"the file ends among its {ndim} dimensions")
     shape = tuple(np.frombuffer(dimensions, ">u4").tolist())
     size = dtype.itemsize * prod(shape)
-    what = f"{dtype.newbyteorder('=')} of shape {shape} after {4 + 4 * ndim} bytes of header"
+    announced = f"{size} bytes should follow the header, {dtype.newbyteorder('=')} of shape {shape}"
+    most -= 4 + 4 * ndim
     if size > most:  # nothing is allocated for what cannot be there
-        raise FileFormatError(f"{size} bytes are announced, {what}, and the file has no more than {most}")
+        raise FileFormatError(f"{announced}, and there are no more than {most}")
     content = _take(stream, size + 1)
     if len(content) != size:
         there = f"only {len(content)}" if len(content) < size else "more"
-        raise FileFormatError(f"{size} bytes are announced, {what}, and the file has {there}")
+        raise FileFormatError(f"{announced}, and there are {there}")
     try:
         array = np.frombuffer(content, dtype).reshape(shape)
     except ValueError as error:  # no values, but dimensions whose product is too large

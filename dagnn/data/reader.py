@@ -66,7 +66,7 @@ class ImageReader:
     interpolation : "bilinear", "bicubic", "box", "lanczos3" or "nearest". All but the last average over the
         pixels that become one.
     channels : 3 (grey images are repeated) or 1 (colours turn grey).
-    num_threads : as many as the process has CPUs if None.
+    num_threads : if None, DAGNN_NUM_THREADS, or as many as there are CPUs for this process.
 
     A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size while that leaves 2 x 2 pixels for each of the
     result.
