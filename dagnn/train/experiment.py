@@ -24,6 +24,7 @@ from .trainer import Trainer
 DATA = {
     "cifar10": datasets.Cifar10,
     "cifar100": datasets.Cifar100,
+    "fashion_mnist": datasets.FashionMnist,
     "folder": datasets.ImageFolder,
     "imagenet": datasets.ImageNet,
     "imdb": datasets.Imdb,
@@ -47,7 +48,7 @@ class Experiment:
         [data]
         kind = "mnist"                    # cifar10, cifar100, folder, imagenet or imdb; or python = ...
         root = "data/mnist"               # options of the class, here dagnn.data.Mnist
-        reader = { resize = 256 }         # options of dagnn.data.ImageReader, for folders of images
+        reader = { resize = [224, 224] }  # options of dagnn.data.ImageReader, for folders of images
 
         [solver]
         name = "SGD"                      # a class of dagnn.train
@@ -131,8 +132,9 @@ def _data(options: Mapping[str, Any], folder: Path) -> Data:
     source = _one_of("[data]", options, "kind", "python")
     value = options.pop(source)
     make = _chosen("kind of data", value, DATA, DATA) if source == "kind" else _imported(value, folder)
-    if isinstance(options.get("reader"), dict):
-        options["reader"] = _call("[data] reader", datasets.ImageReader, options["reader"])
+    for reader in ("reader", "val_reader"):
+        if isinstance(options.get(reader), dict):
+            options[reader] = _call(f"[data] {reader}", datasets.ImageReader, options[reader])
     return _call("[data]", make, options)
 
 
