@@ -27,7 +27,8 @@ class BilinearSampler(Layer):
         return [ctx.backend.bilinear_sampler(*inputs)]
 
     def backward(self, ctx, params, der_outputs):
-        return list(ctx.backend.bilinear_sampler_ders(der_outputs[0], *ctx.saved)), []
+        (dzdy,), wants = der_outputs, ctx.wants_inputs
+        return list(ctx.backend.bilinear_sampler_ders(dzdy, *ctx.saved, wants=wants)), []
 
     def output_shapes(self, input_shapes):
         count(self, "inputs", len(input_shapes), 2)

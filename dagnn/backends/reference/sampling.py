@@ -48,8 +48,12 @@ class Sampling:
             y = y + pixels[corner.pixel] * (corner.row_weight * corner.column_weight)[..., None]
         return y.transpose(0, 3, 1, 2)
 
-    def bilinear_sampler_ders(self, dzdy: Array, x: Array, grid: Array) -> tuple[Array, Array]:
+    def bilinear_sampler_ders(
+        self, dzdy: Array, x: Array, grid: Array, *, wants: tuple[bool, ...] = (True, True)
+    ) -> tuple[Array | None, Array | None]:
         """(dzdx, dzdgrid): the derivatives of `bilinear_sampler`; dzdy is (M, C, H', W').
+
+        `wants` says which of the two are computed; the other is None.
 
         On a pixel's centre, where the interpolation has a kink, dzdgrid is the one-sided derivative
         towards the next pixel.
@@ -66,17 +70,22 @@ class Sampling:
         n, c, h, w = x.shape
         same_shape("dzdy", dzdy, (grid.shape[0], c, *grid.shape[2:]))
         pixels, dzdy = self._rows_of_channels(x), dzdy.transpose(0, 2, 3, 1)
-        dzdx = xp.zeros((n * h * w * c,), x.dtype)
+        dzdx: Array = xp.zeros((n * h * w * c,), x.dtype) if wants[0] else None
         dzdr: Array = 0
         dzds: Array = 0
         for corner in samples.corners(xp):
-            weighted = dzdy * (corner.row_weight * corner.column_weight)[..., None]
-            xp.add.at(dzdx, corner.pixel[..., None] * c + xp.arange(c), weighted)
-            meets = (dzdy * pixels[corner.pixel]).sum(axis=-1)
-            dzdr = dzdr + meets * corner.row_slope * corner.column_weight
-            dzds = dzds + meets * corner.column_slope * corner.row_weight
-        dzdgrid = xp.stack([dzdr * ((h - 1) / 2), dzds * ((w - 1) / 2)], axis=1)
-        return dzdx.reshape(n, h, w, c).transpose(0, 3, 1, 2), dzdgrid.astype(grid.dtype)
+            if wants[0]:
+                weighted = dzdy * (corner.row_weight * corner.column_weight)[..., None]
+                xp.add.at(dzdx, corner.pixel[..., None] * c + xp.arange(c), weighted)
+            if wants[1]:
+                meets = (dzdy * pixels[corner.pixel]).sum(axis=-1)
+                dzdr = dzdr + meets * corner.row_slope * corner.column_weight
+                dzds = dzds + meets * corner.column_slope * corner.row_weight
+        if wants[0]:
+            dzdx = dzdx.reshape(n, h, w, c).transpose(0, 3, 1, 2)
+        if not wants[1]:
+            return dzdx, None
+        return dzdx, xp.stack([dzdr * ((h - 1) / 2), dzds * ((w - 1) / 2)], axis=1).astype(grid.dtype)
 
     def affine_grid(self, affine: Array, *, height: int, width: int) -> Array:
         """Grids for `bilinear_sampler` from affine maps of the output square to the input square.
