@@ -262,8 +262,8 @@ def statistics(net: dagnn.DagNN) -> dict[str, float]:
     average = {name: float(state["average"]) for name, state in net.state.items() if "average" in state}
     return {
         "loss": sum(average[name] for name in LOSSES),
-        "digits wrong": (average["error_a"] + average["error_b"]) / 2,
-        "sums wrong": average["error_sum"],
+        "digit err": (average["error_a"] + average["error_b"]) / 2,
+        "sum err": average["error_sum"],
     }
 
 

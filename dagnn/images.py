@@ -20,7 +20,6 @@ import numpy as np
 
 from .errors import DTypeError, FileFormatError, OptionError, ShapeError, missing_package
 
-
 # ---- files
 
 

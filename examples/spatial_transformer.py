@@ -24,7 +24,7 @@ from dagnn.data import Data
 from dagnn.images import resize, write_image
 from dagnn.train import Adam, fit
 
-REACH = 0.88
+REACH = 0.85
 SIZE, DIGIT, FRAGMENT = 60, 24, 8  # pixels
 HELD_OUT = 360
 EPOCHS = 7

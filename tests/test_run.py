@@ -200,6 +200,27 @@ def test_colours_are_enlarged_with_the_image(tmp_path, colour):
     assert psnr(picture[inner], resize(read_image(colour), 2)[inner]) > 40
 
 
+@pytest.mark.parametrize("name", ["net.mat", "net.h5"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_grey_network_that_wants_each_colour(tmp_path, colour, name, residual):
+    net = filter_net(1 / 9, 3)
+    net.meta["colours"] = "each"
+    run = load_run(saved(net, tmp_path, name), residual=residual)
+    pixels = read_image(colour)
+    y = run(colour)
+    assert y.shape == (3, 12, 16)
+    for k in range(3):
+        assert np.array_equal(y[k : k + 1], run(pixels[..., k]))
+    assert np.array_equal(run.picture(y, colour), to_uint8(np.moveaxis(y, 0, -1)))
+    assert run(pixels[..., 0]).shape == (1, 12, 16) and run.picture(y[:1], pixels[..., 0]).ndim == 2
+
+
+def test_a_network_of_colours_gets_them_together(colour):
+    net = classifier()
+    net.meta["colours"] = "each"
+    assert Run(net)(colour).shape == (3, 1, 1)
+
+
 def test_a_grey_network_that_says_how_to_normalise_gets_grey(colour):
     net = filter_net()
     net.meta["normalization"] = {"averageImage": 0}
