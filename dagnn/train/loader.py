@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -13,8 +13,6 @@ import numpy as np
 
 from ..data import Batch, Data
 from ..errors import DataError, OptionError, shorten
-
-TRAIN, VAL = 0, 1  # parts of the keys of random numbers
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Loader:
         self.random, self.prefetch = random, prefetch
         self.waited = 0.0
 
-    def __iter__(self) -> Iterator[tuple[Part, Batch]]:
+    def __iter__(self) -> Generator[tuple[Part, Batch]]:
         if not self.prefetch:
             for part in self.parts:
                 yield part, self._timed(self._load, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -40,18 +41,15 @@ class Pass:
         begun = perf_counter()
         self.net.mode = self.mode
         self.net.reset()
-        batches = iter(self.loader)
-        while True:
-            try:
-                part, inputs = next(batches, (None, {}))
-                if part is None:
-                    break
-                self._process(part, inputs)
-            except DagnnError as error:
-                error.prefix(f"Epoch {self.epoch}, {self.name}" if self.epoch else "Evaluation")
-                raise
-            self.done += len(part.indices)
-            bar.done(len(part.indices))
+        try:
+            with closing(iter(self.loader)) as batches:
+                for part, inputs in batches:
+                    self._process(part, inputs)
+                    self.done += len(part.indices)
+                    bar.done(len(part.indices))
+        except DagnnError as error:
+            error.prefix(f"Epoch {self.epoch}, {self.name}" if self.epoch else "Evaluation")
+            raise
         self.seconds = perf_counter() - begun
         return self.stats()
 
@@ -99,7 +97,6 @@ class TrainingPass(Pass):
         super().__init__(trainer, data, samples, epoch)
         self.solver = trainer.solver
         self._ders: dict[str, Array] = {}
-        self._size = 0
 
     def _process(self, part: Part, inputs: Batch) -> None:
         self.solver.learning_rate = self.trainer.rate_at(self.epoch - 1 + self.done / len(self.samples))
