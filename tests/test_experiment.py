@@ -101,6 +101,15 @@ def test_networks_from_the_zoo_and_from_files(write, tmp_path):
     np.testing.assert_array_equal(loaded.params["conv1_filters"].value, net.params["conv1_filters"].value)
 
 
+def test_functions_beside_the_file_may_bring_layers_and_modules(write, tmp_path):
+    (tmp_path / "beside.py").write_text("WIDTH = 5\n")
+    layer = "from __future__ import annotations\nfrom dataclasses import dataclass\nimport beside\n"
+    own = "\n\n@dataclass\nclass Own(dagnn.ReLU):\n    gain: float = 1.0\n"
+    (tmp_path / "more_nets.py").write_text(layer + NETS.replace("width=4", "width=beside.WIDTH") + own)
+    config = CONFIG.replace("nets.py:build", "more_nets.py:build").replace("width = 8", "")
+    assert Experiment.load(write(config)).net.layers["conv"].layer.size == (5, 1, 4, 4)
+
+
 def test_data_by_kind(write, tmp_path):
     images = np.arange(8 * 16, dtype=np.float32).reshape(8, 1, 4, 4)
     write_imdb(tmp_path / "imdb.h5", images, np.arange(8) % 2, [1] * 6 + [2] * 2)

@@ -7,6 +7,7 @@ import dagnn
 from dagnn.data import Arrays, Data
 from dagnn.errors import DataError, FileFormatError, GraphError, LabelError, OptionError, TrainingError
 from dagnn.train import SGD, Adam, Trainer, fit
+from dagnn.train.loader import Loader, parts
 
 
 def network(*, batch_norm=False, dropout=False, dtype="float64"):
@@ -112,6 +113,49 @@ def test_moments_of_sub_batches_are_averaged_by_size():
     trained(net, data, batch_size=5, num_sub_batches=2, num_epochs=1)
     expected = (3 * moments[0] + 2 * moments[1]) / 5
     np.testing.assert_allclose(net.params["bnorm_moments"].value, expected, rtol=1e-12)
+
+
+def test_sub_batches_share_the_rate_of_their_batch():
+    whole, _ = trained(learning_rate=lambda time: 0.1 * 0.5**time)
+    cut, _ = trained(learning_rate=lambda time: 0.1 * 0.5**time, num_sub_batches=4)
+    for name in whole:
+        np.testing.assert_allclose(cut[name], whole[name], rtol=1e-9)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_sum_of_losses_is_scaled_as_its_parts(normalise):
+    def net():
+        net = network()
+        net.replace_layer("loss", dagnn.Loss(normalise=normalise))
+        net.add_layer("second", dagnn.Loss("mhinge", normalise=normalise), ["scores", "label"], "hinge")
+        net.add_layer("total", dagnn.Sum(), ["objective", "hinge"], "total")
+        return net
+
+    parts, _ = trained(net(), der_outputs={"objective": 1, "hinge": 1})
+    total, history = trained(net(), der_outputs={"total": 1}, num_sub_batches=3)
+    for name in parts:
+        np.testing.assert_allclose(total[name], parts[name], rtol=1e-9)
+    assert history[-1]["val"]["total"] == pytest.approx(
+        history[-1]["val"]["objective"] + history[-1]["val"]["hinge"]
+    )
+
+
+def test_a_sum_of_a_mean_and_a_sum_is_refused():
+    net = network()
+    net.add_layer("second", dagnn.Loss("mhinge", normalise=False), ["scores", "label"], "hinge")
+    net.add_layer("total", dagnn.Sum(), ["objective", "hinge"], "total")
+    with pytest.raises(OptionError, match="Name its parts instead: objective, hinge"):
+        trained(net, der_outputs={"total": 1})
+
+
+def test_validation_changes_nothing():
+    data = Noisy()
+    with_val, _ = trained(network(dropout=True), data)
+    without, _ = trained(network(dropout=True), data.map(lambda batch, rng: batch), num_epochs=3)
+    assert_same(with_val, without)
+    net = network(dropout=True)
+    Trainer(net, learning_rate=0.05, batch_size=8, num_epochs=3, progress=False).fit(data, val=[])
+    assert_same(with_val, values(net))
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 5])
@@ -292,6 +336,74 @@ def test_training_on_with_the_same_trainer(tmp_path):
     assert trainer.history == history
 
 
+@pytest.mark.parametrize("folder", [True, False])
+def test_fitting_again_after_an_error(tmp_path, folder, capsys):
+    def fail(trainer):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+
+    net = network(dropout=True)
+    exp_dir = tmp_path if folder else None
+    trainer = Trainer(net, learning_rate=0.05, batch_size=8, num_epochs=3, exp_dir=exp_dir, post_epoch=fail)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(Noisy())
+    trainer.post_epoch = None
+    trainer.fit(Noisy())
+    out = capsys.readouterr().out
+    if folder:
+        assert_same(values(net), trained(network(dropout=True), Noisy())[0])
+        assert "1 of 3 epochs are done" in out
+    else:
+        assert "was broken off" in out
+
+
+def test_a_rate_of_the_hook_outlives_another_fit(tmp_path):
+    def hook(trainer):
+        trainer.learning_rate = 0.001
+
+    options = {"learning_rate": 0.05, "batch_size": 8, "progress": False, "exp_dir": tmp_path}
+    trainer = Trainer(network(), num_epochs=1, post_epoch=hook, **options)
+    trainer.fit(samples())
+    trainer.num_epochs, trainer.post_epoch = 2, None
+    trainer.fit(samples())
+    resumed = Trainer(network(), num_epochs=2, continue_=True, **options)
+    resumed.fit(samples())
+    assert resumed.rate_at(0) == 0.001
+
+
+def test_a_rate_of_the_hook_that_no_file_can_keep(tmp_path):
+    def hook(trainer):
+        trainer.learning_rate = lambda time: 0.1
+
+    with pytest.raises(OptionError, match="which no checkpoint can keep"):
+        trained(post_epoch=hook, exp_dir=tmp_path)
+    assert len(trained(post_epoch=hook)[1]) == 3
+
+
+def test_freezing_something_else_when_resuming(tmp_path):
+    trained(exp_dir=tmp_path, num_epochs=1, freeze="conv1*")
+    net = network()
+    before, _ = trained(net, exp_dir=tmp_path, num_epochs=1, continue_=True, freeze="conv2*")
+    after, _ = trained(net, exp_dir=tmp_path, num_epochs=2, continue_=True, freeze="conv2*")
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved == {"conv1_filters", "conv1_biases"}
+
+
+def test_a_stopped_training_goes_on_when_asked(tmp_path):
+    trained(exp_dir=tmp_path, num_epochs=5, post_epoch=lambda trainer: trainer.stop())
+    trainer = Trainer(network(), num_epochs=5, exp_dir=tmp_path, continue_=True, progress=False)
+    assert len(trainer.fit(samples())) == 1
+    assert len(trainer.fit(samples())) == 5
+
+
+def test_a_solver_is_given_back_for_another_training():
+    solver = SGD(learning_rate=0.3)
+    first, _ = trained(solver=solver, learning_rate=[0.05, 0.01])
+    assert solver.learning_rate == 0.3
+    again, _ = trained(solver=solver, learning_rate=[0.05, 0.01])
+    assert_same(first, again)
+
+
 def test_an_old_training_is_not_overwritten(tmp_path):
     trained(exp_dir=tmp_path, num_epochs=2)
     with pytest.raises(OptionError, match=r"checkpoints of a training, up to epoch 2. Resume it with"):
@@ -302,7 +414,12 @@ def test_an_old_training_is_not_overwritten(tmp_path):
     ("other", "message"),
     [
         (lambda: network(batch_norm=True), "only the network has 'bnorm' among its layers"),
-        (lambda: widened(), r"'conv1_filters' has shape \(4, 1, 3, 3\) there and \(5, 1, 3, 3\) here"),
+        (
+            lambda: widened(),
+            r"'conv1_filters' is \(4, 1, 3, 3\) float64 there and \(5, 1, 3, 3\) float64 here",
+        ),
+        (lambda: network(dtype="float32"), r"float64 there and \(4,.* float32 here"),
+        (lambda: squashed(), "layer 'relu' is ReLU c1 -> r1 there and Sigmoid c1 -> r1 here"),
     ],
 )
 def test_another_network_does_not_resume(tmp_path, other, message):
@@ -312,6 +429,12 @@ def test_another_network_does_not_resume(tmp_path, other, message):
     with pytest.raises(GraphError, match=message):
         trained(net, exp_dir=tmp_path, continue_=True)
     assert_same(values(net), before)
+
+
+def squashed():
+    net = network()
+    net.replace_layer("relu", dagnn.Sigmoid())
+    return net
 
 
 def widened():
@@ -478,11 +601,124 @@ def test_a_derivative_that_is_not_finite_is_named():
         ({"der_outputs": {"x": 1}}, "'x' is an input"),
         ({"der_outputs": {"objective": "much"}}, "a weight, a number"),
         ({"keep_best": "val.top5err", "keep_last": 1}, "top5err"),
+        ({"keep_best": "top5err"}, "keep_best is a statistic"),
+        ({"der_outputs": {}}, "der_outputs is a dict"),
+        ({"der_outputs": "objective"}, "der_outputs is a dict"),
+        ({"learning_rate": "0.1"}, "learning_rate is a number from 0"),
+        ({"learning_rate": []}, "learning_rate is a number from 0"),
+        ({"learning_rate": [0.1, float("nan")]}, "learning_rate is a number from 0"),
+        ({"learning_rate": lambda time: None}, "learning_rate is a number from 0"),
+        ({"solver": SGD}, "solver is a solver, such as SGD()"),
+        ({"exp_dir": 3}, "exp_dir is the path"),
+        ({"plots": "png"}, "plots is a list"),
+        ({"plots": ["gif"]}, "plots is a list"),
+        ({"post_epoch": "x"}, "post_epoch is a function"),
+        ({"extract_stats": lambda net: 3}, "extract_stats returns"),
+        ({"freeze": "*"}, "no parameter has a derivative"),
     ],
 )
 def test_wrong_options(options, message, tmp_path):
     with pytest.raises(dagnn.errors.DagnnError, match=message):
-        trained(exp_dir=tmp_path, **options)
+        trained(**{"exp_dir": tmp_path} | options)
+
+
+@pytest.mark.parametrize("data", [[1, 2], 3, np.zeros(3), iter([])])
+def test_what_is_no_data(data):
+    with pytest.raises(OptionError, match="data is a dagnn.data.Data or a dict"):
+        Trainer(network(), progress=False).fit(data)
+
+
+def test_what_is_no_net():
+    with pytest.raises(OptionError, match="net is a DagNN. Received: None"):
+        Trainer(None)
+
+
+def test_a_parameter_server_is_refused():
+    net = network()
+    net.parameter_server = object()
+    with pytest.raises(OptionError, match="parameter_server = None"):
+        trained(net)
+
+
+def test_an_objective_that_another_layer_reads():
+    net = network()
+    net.add_layer("scale", dagnn.Sum(), ["objective"], "again")
+    assert_same(trained(net)[0], trained()[0])
+
+
+def test_labels_of_something_else_than_samples():
+    """Six regions in each batch of images, whatever its size."""
+
+    class Regions(Noisy):
+        def batch(self, indices, rng=None):
+            rois = np.zeros((5, 6))
+            rois[3:] = 3
+            return {
+                "x": super().batch(indices, rng)["x"],
+                "rois": rois,
+                "label": np.array([0, 1, 2, 0, 1, 9]),
+            }
+
+    net = dagnn.DagNN()
+    net.add_layer("pool", dagnn.ROIPooling(subdivisions=(4, 4)), ["x", "rois"], "p")
+    net.add_layer("conv", dagnn.Conv(size=(3, 1, 4, 4)), "p", "scores")
+    net.add_layer("loss", dagnn.Loss(), ["scores", "label"], "objective")
+    net.init_params(0, "float64")
+    with pytest.raises(LabelError, match="Epoch 1, training: batch 1: Loss 'loss': label 9 of sample 5"):
+        trained(net, Regions())
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        trained(exp_dir=tmp_path / "file", post_epoch=lambda trainer: pytest.fail("an epoch was trained"))
+
+
+def test_a_picture_that_cannot_be_drawn_ends_nothing(tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device", "curves.png")
+
+    monkeypatch.setattr("dagnn.train.report.plot", full)
+    trained(exp_dir=tmp_path, progress=True)
+    assert "No curves: [Errno 28] No space left" in capsys.readouterr().out
+
+
+def test_what_an_interruption_left_is_cleaned_up(tmp_path):
+    for name in (".net-epoch-1.h5.0f.part", ".stats.json.0f.part", ".curves.png.0f.part"):
+        (tmp_path / name).write_text("")
+    trained(exp_dir=tmp_path, plots=())
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_data_that_never_said_its_sets():
+    class Plain(Data):
+        def __init__(self):
+            self.data = samples()
+
+        def __len__(self):
+            return len(self.data)
+
+        def batch(self, indices, rng=None):
+            return self.data.batch(indices)
+
+    assert_same(trained(data=Plain())[0], trained(data=samples())[0])
+
+
+def test_one_part_is_prepared_while_another_is_used():
+    """With prefetch=1 the second batch is asked for before the first is given back."""
+    asked = []
+
+    class Watched(Noisy):
+        def batch(self, indices, rng=None):
+            asked.append(len(asked))
+            return super().batch(indices, rng)
+
+    loader = Loader(Watched(), parts(np.arange(30), 10, 1, (0,)), random=True, prefetch=1)
+    batches = iter(loader)
+    next(batches)
+    next(batches)
+    batches.close()
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ Batch = dict[str, Any]  # arrays by the name of the variable they are for
 class Data:
     """Samples 0 .. len - 1 that belong to the sets "train", "val" and "test".
 
-    A subclass defines `__len__` and `batch`, and calls `__init__` with the sets. `batch` is called from a
-    background thread, one call at a time unless several trainers share the data.
+    A subclass defines `__len__` and `batch`, and calls `__init__` with the sets, if not all samples are for
+    training. `batch` is called from a background thread, one call at a time unless trainers share the data.
 
     Parameters
     ----------
@@ -37,6 +37,8 @@ class Data:
     >>> data.batch([3])["y"].item()
     9.0
     """
+
+    sets: Any = None
 
     def __init__(self, sets: Any = None) -> None:
         sets = np.ones(len(self), np.uint8) if sets is None else np.asarray(sets).ravel()
@@ -63,17 +65,21 @@ class Data:
     @property
     def train(self) -> np.ndarray:
         """Numbers of the training samples."""
-        return np.flatnonzero(self.sets == 1)
+        return self._of_set(1)
 
     @property
     def val(self) -> np.ndarray:
         """Numbers of the validation samples."""
-        return np.flatnonzero(self.sets == 2)
+        return self._of_set(2)
 
     @property
     def test(self) -> np.ndarray:
         """Numbers of the test samples."""
-        return np.flatnonzero(self.sets == 3)
+        return self._of_set(3)
+
+    def _of_set(self, number: int) -> np.ndarray:
+        sets = np.ones(len(self)) if self.sets is None else self.sets
+        return np.flatnonzero(sets == number)
 
     def map(self, function: Callable[[Batch, np.random.Generator | None], Batch]) -> Mapped:
         """These samples, with `function(batch, rng)` applied to every batch.

@@ -29,7 +29,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename == temporary:
+        if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
             raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
         raise
     with suppress(OSError):  # makes the rename durable, where folders can be opened

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import io
-from ..errors import FileFormatError, GraphError, OptionError
+from ..errors import FileFormatError, GraphError
+from ..plan import shape_and_type
+from ..variables import Node
 from .stats import History, value_of
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ class Progress:
     epoch: int
     history: History
     solver: dict[str, Any]
-    learning_rate: Any  # that a `post_epoch` hook chose; None: it didn't
+    learning_rate: Any  # that `post_epoch` chose; None: it didn't
+    freeze: list[str]
     stopped: bool
 
 
@@ -43,9 +46,10 @@ def epochs_in(folder: Path) -> list[int]:
 
 
 def clean(folder: Path) -> None:
-    """Remove what checkpoints that were interrupted have left."""
-    for path in folder.glob(".net-epoch-*.h5.*.part"):
-        path.unlink()
+    """Remove what writing left that was interrupted."""
+    for name in ("net-epoch-*.h5", "stats.json", "stats.csv", "curves.*"):
+        for path in folder.glob(f".{name}.*.part"):
+            path.unlink(missing_ok=True)
 
 
 def save(folder: Path, net: DagNN, progress: Progress, layers: Mapping[str, Any] | None) -> None:
@@ -85,7 +89,7 @@ def restore(path: Path, net: DagNN, layers: Mapping[str, Any] | None = None) -> 
 
 def prune(folder: Path, history: History, keep_last: int | None, keep_best: str | None) -> None:
     """Delete the checkpoints that are neither among the last nor the best."""
-    if keep_last is None:
+    if keep_last is None or not history:
         return
     keep = {len(history) - i for i in range(keep_last)}
     if keep_best:
@@ -120,18 +124,21 @@ def _check_same(path: Path, saved: DagNN, net: DagNN) -> None:
                 f"{path} is a checkpoint of another network: only {where} has {name!r} among its {what}. "
                 f"Choose another exp_dir"
             )
+    for name, node in net.layers.items():
+        _check_equal(path, f"layer {name!r}", _wiring(saved.layers[name]), _wiring(node))
     for name, param in net.params.items():
-        shapes = [None if p.value is None else p.value.shape for p in (saved.params[name], param)]
-        if None not in shapes and shapes[0] != shapes[1]:
-            raise GraphError(
-                f"{path} is a checkpoint of another network: parameter {name!r} has shape {shapes[0]} there "
-                f"and {shapes[1]} here. Choose another exp_dir"
-            )
+        there = saved.params[name].value
+        if there is not None and param.value is not None:
+            _check_equal(path, f"parameter {name!r}", shape_and_type(there), shape_and_type(param.value))
 
 
-def refuse(folder: Path, epochs: list[int]) -> OptionError:
-    """The error for starting afresh where a training has left its checkpoints."""
-    return OptionError(
-        f"{folder} has the checkpoints of a training, up to epoch {epochs[-1]}. "
-        f"Resume it with continue_=True (--continue), or choose another exp_dir"
-    )
+def _wiring(node: Node) -> str:
+    return f"{type(node.layer).__name__} {', '.join(node.inputs)} -> {', '.join(node.outputs)}"
+
+
+def _check_equal(path: Path, what: str, there: str, here: str) -> None:
+    if there != here:
+        raise GraphError(
+            f"{path} is a checkpoint of another network: {what} is {there} there and {here} here. "
+            f"Choose another exp_dir"
+        )

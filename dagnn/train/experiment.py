@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .. import data as datasets
@@ -87,7 +89,9 @@ class Experiment:
     def restore(self, file: str | PathLike[str] | None = None) -> Path:
         """Give the network the parameters of `file`, by default the last checkpoint; returns its path."""
         if file is None:
-            folder = Path(self.trainer.exp_dir or ".")
+            folder = self.trainer.folder
+            if folder is None:
+                raise OptionError("[training] has no exp_dir, where a checkpoint would be")
             epochs = checkpoint.epochs_in(folder)
             if not epochs:
                 raise OptionError(f"There is no checkpoint in {folder}: run `dagnn train` first")
@@ -120,7 +124,8 @@ def _net(options: Mapping[str, Any], folder: Path) -> DagNN:
     value = options.pop(source)
     if source == "file":
         return _call("[network]", io.load, {"path": value, **options})
-    build = _chosen("zoo", value, vars(zoo), zoo.__all__) if source == "zoo" else _imported(value, folder)
+    builders = [name for name in zoo.__all__ if name not in ("init_params", "add_fast_rcnn_heads")]
+    build = _chosen("zoo", value, vars(zoo), builders) if source == "zoo" else _imported(value, folder)
     net = _call("[network]", build, options)
     if all(param.value is None for param in net.params.values()):
         zoo.init_params(net, seed)
@@ -167,20 +172,32 @@ def _chosen(what: str, name: Any, there: Mapping[str, Any], names: Any) -> Calla
 
 def _imported(where: str, folder: Path) -> Callable[..., Any]:
     """The function that "nets.py:build" or "package.module:build" names."""
-    module_name, colon, name = where.rpartition(":")
+    module_name, colon, name = str(where).rpartition(":")
     if not colon:
         raise OptionError(f'python is "file.py:function" or "module:function". Received: {where!r}')
     if module_name.endswith(".py"):
-        spec = spec_from_file_location(Path(module_name).stem, folder / module_name)
-        assert spec and spec.loader
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = _run_file(folder / module_name)
     else:
         try:
             module = import_module(module_name)
         except ImportError as error:
             raise OptionError(f"python = {where!r}: {error}") from None
-    return _chosen(f"function in {module_name}", name, vars(module), list(vars(module)))
+    functions = [key for key, value in vars(module).items() if callable(value)]
+    return _chosen(f"function in {module_name}", name, vars(module), functions)
+
+
+def _run_file(path: Path) -> ModuleType:
+    """The module in a file, which may import others beside it."""
+    spec = spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # where dataclasses look for their annotations
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
 
 
 def _call(section: str, make: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -59,18 +60,18 @@ class Loader:
             for part in self.parts:
                 yield part, self._timed(self._load, part)
             return
-        pending: deque[tuple[Part, Any]] = deque()
-        coming = iter(self.parts)
+        pending: deque[tuple[Part, Future[Batch]]] = deque()
         with ThreadPoolExecutor(1, "dagnn-prefetch") as background:
+
+            def prepare(parts: Iterable[Part]) -> None:
+                pending.extend((part, background.submit(self._load, part)) for part in parts)
+
+            coming = iter(self.parts)
+            prepare(islice(coming, self.prefetch))
             try:
-                while True:
-                    for part in coming:
-                        pending.append((part, background.submit(self._load, part)))
-                        if len(pending) >= self.prefetch:
-                            break
-                    if not pending:
-                        return
+                while pending:
                     part, future = pending.popleft()
+                    prepare(islice(coming, 1))
                     yield part, self._timed(future.result)
             finally:
                 for _, future in pending:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DagnnError, LabelError, OptionError, TrainingError
+from ..layers import Sum
 from .finite import explain, is_finite
 from .loader import Loader, Part, parts
 
 if TYPE_CHECKING:
     from ..backends.base import Array
     from ..data import Batch, Data
+    from ..net import DagNN
     from .trainer import Trainer
 
 
@@ -41,6 +43,7 @@ class Pass:
         begun = perf_counter()
         self.net.mode = self.mode
         self.net.reset()
+        evaluation = self.net.evaluation
         try:
             with closing(iter(self.loader)) as batches:
                 for part, inputs in batches:
@@ -50,13 +53,15 @@ class Pass:
         except DagnnError as error:
             error.prefix(f"Epoch {self.epoch}, {self.name}" if self.epoch else "Evaluation")
             raise
+        finally:
+            self.net.evaluation = evaluation  # so that dropout in training doesn't depend on who validates
         self.seconds = perf_counter() - begun
         return self.stats()
 
     def stats(self) -> dict[str, float]:
         """The statistics so far: those of the trainer's `extract_stats`, or the averages of the losses."""
         if self.trainer.extract_stats:
-            return {name: float(value) for name, value in self.trainer.extract_stats(self.net).items()}
+            return _numbers(self.trainer.extract_stats(self.net))
         found = {name: total / max(self.done, 1) for name, total in self._sums.items()}
         for node in self.net.layers.values():
             if "average" in self.net.state[node.name]:
@@ -73,16 +78,17 @@ class Pass:
 
     def _evaluate(self, part: Part, inputs: Batch, ders: Mapping[str, float] | None) -> dict[str, Array]:
         try:
-            out = self.net.eval(inputs, ders)
+            self.net.eval(inputs, ders, keep=self._sums)
         except DagnnError as error:
-            where = f"batch {part.batch}"
-            if isinstance(error, LabelError) and error.sample is not None:
-                where += f", whose sample {error.sample} is number {part.indices[error.sample]} of the data"
+            where, n = f"batch {part.batch}", len(part.indices)
+            sample = error.sample if isinstance(error, LabelError) else None
+            if sample is not None and all(np.shape(array)[:1] == (n,) for array in inputs.values()):
+                where += f", whose sample {sample} is number {part.indices[sample]} of the data"
             error.prefix(where)
             raise
-        for name in self._sums:
-            if name in out:
-                self._sums[name] += float(out[name]) * (1 if self._sum_up[name] else len(part.indices))
+        out: dict[str, Any] = {name: self.net.vars[name].value for name in self._sums}
+        for name, value in out.items():
+            self._sums[name] += float(value) * (1 if self._sum_up[name] else len(part.indices))
         return out
 
 
@@ -98,8 +104,14 @@ class TrainingPass(Pass):
         self.solver = trainer.solver
         self._ders: dict[str, Array] = {}
 
+    def run(self, bar: Any) -> dict[str, float]:
+        """Go through all batches, with random numbers that only seed, epoch and batch decide."""
+        self.net.evaluation = (self.epoch - 1) * len(self.loader.parts)
+        return super().run(bar)
+
     def _process(self, part: Part, inputs: Batch) -> None:
-        self.solver.learning_rate = self.trainer.rate_at(self.epoch - 1 + self.done / len(self.samples))
+        if not self._ders:  # a new batch
+            self.solver.learning_rate = self.trainer.rate_at(self.epoch - 1 + self.done / len(self.samples))
         size = round(len(part.indices) / part.share)
         seeds = {
             name: weight / size if self._sum_up[name] else weight * part.share
@@ -110,6 +122,8 @@ class TrainingPass(Pass):
             if not is_finite(out[name]):
                 self._stop(part, inputs, seeds, f"{name} is {float(out[name])}")
         self._collect(part)
+        if not self._ders:
+            raise OptionError(f"no parameter has a derivative of {', '.join(seeds)}: nothing can be trained")
         if part.last:
             for name, der in self._ders.items():
                 if not is_finite(der):
@@ -132,9 +146,25 @@ class TrainingPass(Pass):
         )
 
 
-def _sums_samples(net: Any, output: str) -> bool:
-    """Whether the scalar variable `output` is a sum over samples rather than their mean."""
-    layers = [node.layer for node in net.layers.values() if output in node.outputs]
-    if not layers:
+def _sums_samples(net: DagNN, output: str) -> bool:
+    """Whether the scalar `output`, or what a `Sum` adds up in it, is a sum over samples; else their mean."""
+    nodes = [node for node in net.layers.values() if output in node.outputs]
+    if not nodes:
         raise OptionError(f"der_outputs: {output!r} is an input of the network; there is nothing to minimise")
-    return layers[0].sums_samples
+    if not isinstance(nodes[0].layer, Sum):
+        return nodes[0].layer.sums_samples
+    found = {name: _sums_samples(net, name) for name in nodes[0].inputs}
+    if len(set(found.values())) > 1:
+        raise OptionError(
+            f"der_outputs: {output!r} adds sums over samples to means. Name its parts instead: "
+            f"{', '.join(found)}"
+        )
+    return next(iter(found.values()))
+
+
+def _numbers(stats: Any) -> dict[str, float]:
+    """What `extract_stats` returned, checked."""
+    try:
+        return {str(name): float(value) for name, value in stats.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise OptionError(f"extract_stats returns {{name: number}}. Received: {stats!r:.200}") from None

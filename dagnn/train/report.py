@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ class Report:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.folder = None if trainer.exp_dir is None else Path(trainer.exp_dir)
+        self.folder = trainer.folder
         self.plots = tuple(trainer.plots) if self.folder else ()
         self._tensorboard: Any = None
         self._drawn, self._draw_after = 0, 0.0  # epochs on the picture; when to draw it again
@@ -56,7 +57,7 @@ class Report:
         try:
             for ending in self.plots:
                 plot(history, self.folder / f"curves.{ending}")
-        except MissingPackageError as error:
+        except (MissingPackageError, OSError) as error:  # a picture is not worth a training
             self.plots = ()
             if self.trainer.progress:
                 print(f"No curves: {error}", flush=True)
@@ -76,21 +77,28 @@ class Bar:
     """A bar for the samples of one pass, where there is a terminal; with the statistics so far."""
 
     def __init__(self, current: Pass, title: str, show: bool) -> None:
-        from tqdm import tqdm
+        self.current, self._next = current, 0.0
+        self._bar: Any = None
+        if show and sys.stderr.isatty():
+            from tqdm import tqdm
 
-        self.current = current
-        hidden = None if show else True  # None: hidden unless on a terminal
-        self._bar = tqdm(total=len(current.samples), desc=title, unit=" samples", leave=False, disable=hidden)
+            self._bar = tqdm(total=len(current.samples), desc=title, unit=" samples", leave=False)
 
     def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar:
+            self._bar.close()
 
     def done(self, samples: int) -> None:
         """So many more samples are done."""
-        if not self._bar.disable:
-            stats = self.current.stats()
-            self._bar.set_postfix_str("  ".join(f"{k} {v:.4g}" for k, v in stats.items()), refresh=False)
+        if self._bar is None:
+            return
+        if perf_counter() > self._next:
+            self._next = perf_counter() + 0.2
+            stats = self.current.stats().items()
+            self._bar.set_postfix_str(
+                "  ".join(f"{name} {value:.4g}" for name, value in stats), refresh=False
+            )
         self._bar.update(samples)

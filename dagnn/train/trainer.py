@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Arrays, Data
-from ..errors import OptionError, TrainingError, unknown_name
+from ..data import Data
+from ..errors import OptionError, TrainingError
 from ..net import DagNN
-from ..structure import Names
+from ..structure import Names, as_names
 from . import checkpoint
 from .finite import is_finite
+from .options import as_data, as_samples, check, check_rates
 from .passes import Pass, TrainingPass
 from .report import Bar, Report
 from .solvers import SGD, Solver
@@ -104,15 +105,19 @@ class Trainer:
     layers: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for option in ("weight_decay", "momentum", "nesterov"):
-            if (value := getattr(self, option)) is not None:
-                if not hasattr(self.solver, option):
-                    raise OptionError(f"{type(self.solver).__name__} has no {option}. Received: {value!r}")
-                setattr(self.solver, option, value)
-        self._check_numbers()
+        check(self)
+        given = {name: getattr(self, name) for name in ("weight_decay", "momentum", "nesterov")}
+        for name, value in given.items():
+            if value is not None and not hasattr(self.solver, name):
+                raise OptionError(f"{type(self.solver).__name__} has no {name}. Received: {value!r}")
+        for name, value in given.items():
+            if value is not None:
+                setattr(self.solver, name, value)
         self.history: History = []
-        self._own_rate = self.solver.learning_rate
+        self.folder = None if self.exp_dir is None else Path(self.exp_dir).expanduser()
+        self._given_rate, self._own_rate = self.learning_rate, self.solver.learning_rate
         self._stopped = False
+        self._broken_off = False  # in the middle of an epoch
 
     @property
     def epoch(self) -> int:
@@ -127,7 +132,8 @@ class Trainer:
         """The learning rate at a time in epochs, 0.0 at the start."""
         rate = self._own_rate if self.learning_rate is None else self.learning_rate
         if callable(rate):
-            return rate(time)
+            check_rates([now := rate(time)])
+            return now
         if isinstance(rate, Sequence | np.ndarray):
             return rate[min(int(time), len(rate) - 1)]
         return rate
@@ -147,36 +153,44 @@ class Trainer:
         DataError : the data failed; with epoch and batch.
         DagnnError : evaluation failed, because of a label say; with epoch, batch, layer and sample.
         """
-        data = _data(data)
-        train, val = _samples("train", train, data), _samples("val", val, data)
+        check(self)
+        data = as_data(data)
+        train, val = as_samples("train", train, data), as_samples("val", val, data)
         if not len(train):
             raise OptionError(f"{type(data).__name__} has no samples to train on: give fit(data, train=...)")
-        report, chosen = Report(self), self.learning_rate
-        self.net.freeze(self.freeze)
-        self._start()
+        if self.net.parameter_server is not None:
+            raise OptionError("the trainer moves the parameters itself: set net.parameter_server = None")
         before = self.net.mode, self.net.accumulate_param_ders
-        self.net.accumulate_param_ders = False
+        report = Report(self)
+        self._begin()
         try:
+            self.net.accumulate_param_ders = False
             while self.epoch < self.num_epochs and not self._stopped:
+                self._broken_off = True
                 training = self._train_epoch(data, train, val)
                 self._check_params()
                 if self.post_epoch:
                     self.post_epoch(self)
-                self._save(self.learning_rate if self.learning_rate is not chosen else None)
+                self._save()
+                self._broken_off = False
                 report.epoch(training)
         finally:
             self.net.mode, self.net.accumulate_param_ders = before
+            self.solver.learning_rate = self._own_rate
             report.close()
         return self.history
 
     def evaluate(self, data: Data | Mapping[str, Any], samples: Any = None) -> dict[str, float]:
         """The statistics of some samples in mode "test"; default: those for validation, else all."""
-        data = _data(data)
+        data = as_data(data)
         if samples is None and not len(getattr(data, "val", ())):
             samples = np.arange(len(data))
+        samples = as_samples("val", samples, data)
+        if not len(samples):
+            raise OptionError("there are no samples to evaluate")
         before = self.net.mode
         try:
-            return self._run(Pass(self, data, _samples("val", samples, data), epoch=0), "evaluation")
+            return self._run(Pass(self, data, samples, epoch=0), "evaluation")
         finally:
             self.net.mode = before
 
@@ -196,39 +210,57 @@ class Trainer:
 
     # ---- beginning, checking, keeping
 
-    def _start(self) -> None:
-        """Resume from `exp_dir`, or begin with random numbers of our own."""
-        if not self.history:
-            self.net.seed, self.net.evaluation = self.random_seed, 0
-        if self.exp_dir is None:
-            return
-        folder = Path(self.exp_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        epochs = checkpoint.epochs_in(folder)
-        if not epochs or epochs[-1] == self.epoch:
-            return
-        if not self.continue_:
-            raise checkpoint.refuse(folder, epochs)
-        checkpoint.clean(folder)
-        path = checkpoint.path_of(folder, epochs[-1])
+    def _begin(self) -> None:
+        """Start afresh, go on, or resume from `exp_dir`; that `exp_dir` can be written is seen here."""
+        self._stopped = False
+        epochs = checkpoint.epochs_in(self.folder) if self.folder else []
+        if epochs and (self._broken_off or epochs[-1] != self.epoch):
+            self._resume(epochs)
+        elif self._broken_off and self.progress:
+            print(f"Epoch {self.epoch + 1} was broken off: it begins again with the parameters as they are")
+        elif not self.history:
+            self.net.seed, self.solver.state = self.random_seed, {}
+            self.net.freeze(self.freeze)
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.clean(self.folder)
+            checkpoint.prune(self.folder, self.history, self.keep_last, self.keep_best)
+            write_stats(self.folder, self.history)
+
+    def _resume(self, epochs: list[int]) -> None:
+        assert self.folder is not None
+        if not (self.continue_ or self._broken_off):
+            raise OptionError(
+                f"{self.folder} has the checkpoints of a training, up to epoch {epochs[-1]}. "
+                f"Resume it with continue_=True (--continue), or choose another exp_dir"
+            )
+        path = checkpoint.path_of(self.folder, epochs[-1])
         progress = checkpoint.resume(path, self.net, self.layers)
         self.solver.load_state(progress.solver)
         self.history, self._stopped = progress.history, progress.stopped
+        if progress.freeze != as_names(self.freeze):
+            self.net.unfreeze(progress.freeze)
+            self.net.freeze(self.freeze)
+        notes = [f"Resumed {path}: {self.epoch} of {self.num_epochs} epochs are done"]
         if progress.learning_rate is not None:
             self.learning_rate = progress.learning_rate
-        write_stats(folder, self.history)
+            notes.append(f"post_epoch had set learning_rate to {progress.learning_rate}")
+        if self._stopped:
+            notes.append("post_epoch had stopped it; call fit once more to go on all the same")
         if self.progress:
-            why = ", where a post_epoch function stopped it" if self._stopped else ""
-            print(f"Resumed {path}: {self.epoch} of {self.num_epochs} epochs are done{why}", flush=True)
+            print("; ".join(notes), flush=True)
 
-    def _save(self, learning_rate: Any) -> None:
-        if self.exp_dir is None:
+    def _save(self) -> None:
+        if self.folder is None:
             return
-        folder = Path(self.exp_dir)
-        state = self.solver.state_dict()
-        progress = checkpoint.Progress(self.epoch, self.history, state, learning_rate, self._stopped)
-        checkpoint.save(folder, self.net, progress, self.layers)
-        checkpoint.prune(folder, self.history, self.keep_last, self.keep_best)
+        rate = self.learning_rate if self.learning_rate is not self._given_rate else None
+        if callable(rate):
+            raise OptionError("post_epoch set learning_rate to a function, which no checkpoint can keep")
+        rate = rate.tolist() if isinstance(rate, np.ndarray) else rate
+        state, freeze = self.solver.state_dict(), as_names(self.freeze)
+        progress = checkpoint.Progress(self.epoch, self.history, state, rate, freeze, self._stopped)
+        checkpoint.save(self.folder, self.net, progress, self.layers)
+        checkpoint.prune(self.folder, self.history, self.keep_last, self.keep_best)
 
     def _check_params(self) -> None:
         for param in self.net.params.values():
@@ -237,21 +269,6 @@ class Trainer:
                     f"Epoch {self.epoch}: parameter {param.name!r} is not finite after the last step. "
                     f"Received: learning_rate {self.solver.learning_rate:g}"
                 )
-
-    def _check_numbers(self) -> None:
-        least = {"batch_size": 1, "num_sub_batches": 1, "num_epochs": 0, "prefetch": 0, "random_seed": 0}
-        for option in ("epoch_size", "keep_last"):
-            if getattr(self, option) is not None:
-                least[option] = 1
-        for option, low in least.items():
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-                raise OptionError(f"{option} is a whole number from {low}. Received: {value!r}")
-        for name, weight in self.der_outputs.items():
-            if name not in self.net.vars:
-                raise unknown_name("variable", name, self.net.outputs)
-            if not isinstance(weight, int | float | np.number):
-                raise OptionError(f"der_outputs[{name!r}] is a weight, a number. Received: {weight!r}")
 
 
 def fit(
@@ -270,22 +287,3 @@ def fit(
     (3.0, 1.0)
     """
     return Trainer(net, **options).fit(data, train, val)
-
-
-def _data(data: Data | Mapping[str, Any]) -> Data:
-    return Arrays(data) if isinstance(data, Mapping) else data
-
-
-def _samples(name: str, chosen: Any, data: Data) -> np.ndarray:
-    """Numbers of samples, checked; those the data calls `name` where none were chosen."""
-    numbers = np.asarray(getattr(data, name, ()) if chosen is None else chosen)
-    if numbers.dtype == bool and numbers.shape == (len(data),):
-        numbers = np.flatnonzero(numbers)
-    if numbers.size == 0:
-        return np.zeros(0, np.int64)
-    if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
-        raise OptionError(f"{name} is a list of whole numbers. Received: {numbers.dtype} {numbers.shape}")
-    low, high = numbers.min(), numbers.max()
-    if low < 0 or high >= len(data):
-        raise OptionError(f"{name}: samples are numbered 0 to {len(data) - 1}. Received: {low} to {high}")
-    return numbers

@@ -75,7 +75,7 @@ class Solver:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.limits:
             low, high = self.limits[name]
-            if not low <= value < high:
+            if not isinstance(value, int | float | np.number) or not low <= value < high:
                 raise OptionError(
                     f"{type(self).__name__}: {name} is at least {low} and less than {high}. "
                     f"Received: {value!r}"
