@@ -32,3 +32,23 @@ def test_digits_and_sum_reads_as_its_card_says():
     rng = np.random.default_rng(0)
     _, held_out = demo.load_digits(rng)
     assert demo.accuracies(net, held_out.pairs(1000, rng)) == pytest.approx(net.meta["accuracy"], abs=0.002)
+
+
+def test_the_denoiser_cleans_photographs_as_its_card_says(tmp_path):
+    photographs = pytest.importorskip("skimage.data")
+    from dagnn import cli
+    from dagnn.images import psnr, read_image, write_image
+
+    clean = photographs.coffee()
+    noisy = clean + 25 * np.random.default_rng(0).standard_normal(clean.shape)
+    write_image(tmp_path / "noisy.png", noisy.clip(0, 255).round().astype(np.uint8))
+    command = [
+        "run",
+        str(MODELS / "denoiser.h5"),
+        str(tmp_path / "noisy.png"),
+        "--save",
+        str(tmp_path / "clean.png"),
+    ]
+    assert cli.main(command) == 0
+    assert psnr(read_image(tmp_path / "noisy.png"), clean) < 21
+    assert psnr(read_image(tmp_path / "clean.png"), clean) > 28
