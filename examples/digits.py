@@ -10,8 +10,8 @@ Data: scikit-learn's digits, 8x8 pixels; 1437 to learn from, 360 held out. Takes
 """
 
 import argparse
-import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -59,10 +59,11 @@ def interrupt(trainer):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--out", default="experiments/digits")
+    arguments.add_argument("--out", default="experiments/digits", type=Path)
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
-    shutil.rmtree(options.out, ignore_errors=True)
+    for old in options.out.glob("net-epoch-*.h5"):
+        old.unlink()
 
     rng = np.random.default_rng(options.seed)
     learn, held_out = load_digits(rng)

@@ -7,10 +7,10 @@ since it reads 0 to 6: it gets a new last layer, its early layers stay as they a
     python examples/fine_tuning.py                            # makes its own .mat file first
     python examples/fine_tuning.py --net imagenet-vgg-f.mat   # or takes a classifier of yours; minutes
 
-Data: scikit-learn's digits, 8 x 8 pixels, moved about and with noise; 60 pictures of 7, 8 and 9 to learn from,
-the other 473 to measure with. Network: four convolutions and a classifier, 90 thousand parameters.
-Result: about 83 % are read right. Trained from scratch on the same pictures, the same network reads about 69 %:
-it knows its 60 pictures by heart, and little else.
+Data: scikit-learn's digits, 8 x 8 pixels, moved about and with noise; 60 pictures of 7, 8 and 9 to learn
+from, the other 473 to measure with. Network: four convolutions and a classifier, 90 thousand parameters.
+Result: about 83 % are read right. Trained from scratch on the same pictures, the same network reads about
+69 %: it knows its 60 pictures by heart, and little else.
 """
 
 import argparse

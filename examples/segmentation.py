@@ -120,7 +120,7 @@ def build():
     """The network, with its loss and the count of what it sees right."""
     net = dagnn.DagNN()
     net.meta["init"] = {}
-    half = add_block(net, "input", "1", [3, 24], stride=2)
+    half = add_conv(net, "input", "1", (24, 3, 4, 4), stride=2, pad=(1, 2, 1, 2))
     quarter = add_block(net, add_pooling(net, half, "1"), "2", [24, 48, 48])
     eighth = add_block(net, add_pooling(net, quarter, "2"), "3", [48, 64, 64, 64])
     scores = add_scores(net, eighth, "3", 64)
@@ -132,16 +132,19 @@ def build():
     return net
 
 
-def add_block(net, x, index, channels, stride=1):
-    """Convolutions with batch normalisation and ReLU."""
+def add_block(net, x, index, channels):
+    """Several 3x3 convolutions."""
     for k, (c, d) in enumerate(pairwise(channels), 1):
-        name = f"{index}_{k}"
-        conv = dagnn.Conv(size=(d, c, 3, 3), stride=stride, pad=1, has_bias=False)
-        net.add_layer(f"conv{name}", conv, x, f"conv{name}")
-        net.add_layer(f"bn{name}", dagnn.BatchNorm(d), f"conv{name}", f"bn{name}")
-        net.add_layer(f"relu{name}", dagnn.ReLU(), f"bn{name}", f"relu{name}")
-        x = f"relu{name}"
+        x = add_conv(net, x, f"{index}_{k}", (d, c, 3, 3), pad=1)
     return x
+
+
+def add_conv(net, x, name, size, **options):
+    """A convolution with batch normalisation and ReLU."""
+    net.add_layer(f"conv{name}", dagnn.Conv(size=size, has_bias=False, **options), x, f"conv{name}")
+    net.add_layer(f"bn{name}", dagnn.BatchNorm(size[0]), f"conv{name}", f"bn{name}")
+    net.add_layer(f"relu{name}", dagnn.ReLU(), f"bn{name}", f"relu{name}")
+    return f"relu{name}"
 
 
 def add_pooling(net, x, index):
@@ -235,7 +238,7 @@ def statistics(net):
 def deployed(net):
     """The network for photos: pixels are 0..255, so the first filters are made that much smaller."""
     net = net.deploy()
-    first = net.params["conv1_1_filters"]
+    first = net.params["conv1_filters"]
     first.value = first.value / SPREAD
     net.meta = {"classes": CLASSES, "normalization": {"averageImage": [AVERAGE] * 3}}
     return net

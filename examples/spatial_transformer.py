@@ -3,8 +3,8 @@
     python examples/spatial_transformer.py [--out DIR] [--seed N]
 
 A digit lies somewhere in an image of 60x60 pixels, among fragments of other digits. A first part of the
-network, the localisation, says by six numbers of an affine map where to look; the image is sampled there, and a
-classifier reads what it gets. Nobody tells the localisation where the digits are: it learns it from the
+network, the localisation, says by six numbers of an affine map where to look; the image is sampled there, and
+a classifier reads what it gets. Nobody tells the localisation where the digits are: it learns it from the
 classifier's loss, through the derivative of the sampling (Jaderberg et al. 2015, arXiv:1506.02025;
 MatConvNet's cnn_stn_cluttered_mnist). The same classifier without the transformer is trained for comparison.
 
@@ -93,7 +93,7 @@ def without_transformer():
     return net.subnet(outputs=["objective", "top1err"])
 
 
-def trained(net, data, out, seed):
+def trained(net, data, seed):
     """The error of `net` on held-out digits after training."""
     zoo.init_params(net, seed)
     history = fit(
@@ -104,9 +104,6 @@ def trained(net, data, out, seed):
         batch_size=64,
         num_epochs=EPOCHS,
         random_seed=seed,
-        exp_dir=out,
-        continue_=True,
-        keep_last=1,
     )
     return history[-1]["val"]["top1err"]
 
@@ -128,8 +125,9 @@ def main():
 
     data = ClutteredDigits(options.seed)
     net = with_transformer()
-    plain = trained(without_transformer(), data, options.out / "plain", options.seed)
-    error = trained(net, data, options.out / "transformer", options.seed)
+    plain = trained(without_transformer(), data, options.seed)
+    error = trained(net, data, options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
     picture(net, data, options.out / "where-it-looks.png")
     print(f"Read right: {1 - plain:.1%} without a transformer, {1 - error:.1%} with one.")
     print(f"Wanted: at least {REACH:.0%} with one, and more than without.")
