@@ -8,7 +8,7 @@ cnn_cifar, and so is the preparation of the pictures: less their mean, contrast 
 pictures are flipped and shifted at random while the network computes; the trainer says so if it must wait.
 
 Without CIFAR-10 at hand, ten drawn shapes take its place (see shapes.py): 3000 to learn from, 1000 held out,
-in the very same files. They are learned in about 45 seconds to the accuracy REACH.
+in the very same files. They are learned within a minute to the accuracy REACH.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def main():
     if not args.resume:
         for old in args.out.glob("net-epoch-*.h5"):
             old.unlink()
-    if args.data is None:
+    if not args.data:
         draw(args.out, args.seed)
 
     cifar = Cifar10(args.data or args.out, contrast_normalization=True, whiten_data=True)

@@ -123,7 +123,7 @@ def for_new_task(net, seed):
     """The network up to its last convolution, which is replaced, with a loss and an error for new classes."""
     last = convolutions(net)[-1]
     (scores,) = last.outputs
-    meta, net = net.meta, net.subnet(outputs=scores)  # without softmax and the old losses
+    net = net.subnet(outputs=scores)  # without softmax and the old losses
     layer = dagnn.Conv(size=(len(NEW), *last.layer.size[1:]))
     net.replace_layer(last.name, layer, params=["new_filters", "new_biases"])
     values = layer.init_params(np.random.default_rng(seed))
@@ -131,7 +131,7 @@ def for_new_task(net, seed):
         net.params[name].value = value.astype(np.float32)
     net.add_layer("loss", dagnn.Loss("softmaxlog"), [scores, "label"], "objective")
     net.add_layer("error", dagnn.Loss("classerror"), [scores, "label"], "top1err")
-    net.meta = meta | {"classes": {"name": [str(digit) for digit in NEW]}}
+    net.meta["classes"] = {"name": [str(digit) for digit in NEW]}
     return net
 
 

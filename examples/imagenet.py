@@ -16,7 +16,6 @@ pixels, learn them in about a minute to the accuracy REACH. What comes out is re
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -40,14 +39,13 @@ CENTRE = 0.875  # of the sides of validation images
 
 def draw(folder, seed, train=150, val=40):
     """Write drawn shapes where ImageNet would be."""
-    shutil.rmtree(folder, ignore_errors=True)
     rng = np.random.default_rng(seed)
     wnids = [f"n{90000000 + i}" for i in range(len(shapes.NAMES))]
     for wnid, name in zip(wnids, shapes.NAMES, strict=True):
-        (folder / "train" / wnid).mkdir(parents=True)
+        (folder / "train" / wnid).mkdir(parents=True, exist_ok=True)
         for i in range(train):
             write_image(folder / "train" / wnid / f"{wnid}_{i}.JPEG", shape(rng, name))
-    (folder / "val").mkdir()
+    (folder / "val").mkdir(exist_ok=True)
     truth = []
     for i, label in enumerate(rng.permutation(np.arange(val * len(wnids)) % len(wnids)), 1):
         truth.append(f"ILSVRC2012_val_{i:08d}.JPEG {label}")

@@ -121,19 +121,22 @@ def build():
     net = dagnn.DagNN()
     net.meta["init"] = {}
     half = add_conv(net, "input", "1", (24, 3, 4, 4), stride=2, pad=(1, 2, 1, 2))
-    quarter = add_block(net, add_pooling(net, half, "1"), "2", [24, 48, 48])
-    eighth = add_block(net, add_pooling(net, quarter, "2"), "3", [48, 64, 64, 64])
+    quarter = add_section(net, half, "2", [24, 48, 48])
+    eighth = add_section(net, quarter, "3", [48, 64, 64, 64])
     scores = add_scores(net, eighth, "3", 64)
-    scores = add_finer(net, scores, add_scores(net, quarter, "2", 48), "2")
-    scores = add_finer(net, scores, add_scores(net, half, "1", 24), "1")
+    scores = add_skip(net, scores, quarter, "2", 48)
+    scores = add_skip(net, scores, half, "1", 24)
     add_upsampling(net, scores, "input", "prediction", "0")
     net.add_layer("objective", dagnn.Loss(), ["prediction", "label"], "objective")
     net.add_layer("accuracy", Accuracy(), ["prediction", "label"], "accuracy")
     return net
 
 
-def add_block(net, x, index, channels):
-    """Several 3x3 convolutions."""
+def add_section(net, x, index, channels):
+    """Half the size, rounded up, then convolutions."""
+    pooling = dagnn.Pooling(pool_size=2, stride=2, pad=(0, 1, 0, 1))
+    net.add_layer(f"pool{index}", pooling, x, f"pool{index}")
+    x = f"pool{index}"
     for k, (c, d) in enumerate(pairwise(channels), 1):
         x = add_conv(net, x, f"{index}_{k}", (d, c, 3, 3), pad=1)
     return x
@@ -147,13 +150,6 @@ def add_conv(net, x, name, size, **options):
     return f"relu{name}"
 
 
-def add_pooling(net, x, index):
-    """Half the size, rounded up."""
-    pooling = dagnn.Pooling(pool_size=2, stride=2, pad=(0, 1, 0, 1))
-    net.add_layer(f"pool{index}", pooling, x, f"pool{index}")
-    return f"pool{index}"
-
-
 def add_scores(net, x, index, channels):
     """A score per class, 0 to begin with."""
     net.add_layer(f"score{index}", dagnn.Conv(size=(len(CLASSES), channels, 1, 1)), x, f"score{index}")
@@ -161,9 +157,10 @@ def add_scores(net, x, index, channels):
     return f"score{index}"
 
 
-def add_finer(net, x, skip, index):
-    """Scores `x` twice as fine, and added to them the `skip` connection's."""
-    finer = add_upsampling(net, x, skip, f"finer{index}", index)
+def add_skip(net, scores, x, index, channels):
+    """The `scores` twice as fine, and added to them those of the finer layer `x`."""
+    skip = add_scores(net, x, index, channels)
+    finer = add_upsampling(net, scores, skip, f"finer{index}", index)
     net.add_layer(f"sum{index}", dagnn.Sum(), [finer, skip], f"sum{index}")
     return f"sum{index}"
 
