@@ -95,9 +95,8 @@ def main():
 
     cifar = Cifar10(args.data or args.out, contrast_normalization=True, whiten_data=True)
     data = cifar.map(flipped_and_shifted)
-    trainer = train(
-        data, args.epochs or (EPOCHS if args.data is None else 45), args.out, args.seed, args.resume
-    )
+    epochs = args.epochs or (45 if args.data else EPOCHS)
+    trainer = train(data, epochs, args.out, args.seed, args.resume)
 
     for name, accuracy in zip(cifar.classes, accuracies(trainer, data, cifar.labels), strict=True):
         print(f"  {name:<12} {accuracy:.0%}")
