@@ -54,10 +54,12 @@ def main():
 
     tuned, from_scratch = accuracy(net, others), accuracy(scratch, others)
     print(f"Read right, of {len(others['label'])} new digits:\n")
-    print(f"  fine-tuned    {tuned:.1%}   (at least {REACH:.0%}, and {MARGIN:.0%} more than from scratch)")
+    print(
+        f"  fine-tuned    {tuned:.1%}   (the example's own: at least {REACH:.0%}, {MARGIN:.0%} above scratch)"
+    )
     print(f"  from scratch  {from_scratch:.1%}")
     print(f"\nThe fine-tuned network is {args.out / 'digits-7-to-9.mat'}, for MatConvNet and for dagnn.")
-    return int(tuned < max(REACH, from_scratch + MARGIN))
+    return 0 if args.net else int(tuned < max(REACH, from_scratch + MARGIN))
 
 
 # ---- before the story: a .mat file
