@@ -77,11 +77,22 @@ def test_wrong_lists_are_refused(tmp_path):
     draw(tmp_path / "a.png")
     with pytest.raises(ShapeError, match=r"one row per file, 1\. Received: shape \(2,\)"):
         Images(tmp_path, READER, [0, 1])
-    for wrong in ("input", ("a", "b", "c")):
+    for wrong in ("input", ("a", "b", "c"), ("a", "a")):
         with pytest.raises(OptionError, match=rf"names are two.* Received: {re.escape(repr(wrong))}"):
             Images(tmp_path, READER, names=wrong)
     with pytest.raises(DataError, match=r"gone: no folder that can be read \(No such file"):
         Images(tmp_path / "gone", READER)
+
+
+def test_files_there_are_not(tmp_path):
+    data = Images(tree(tmp_path, a=3) / "a", READER, [0, 1, 2])
+    for wrong in ([-1], [0, 3]):
+        with pytest.raises(DataError, match=r"there are 3 samples, from 0\. Received: "):
+            data.batch(wrong)
+    for wrong in ([1.0], [True, False, True], 1):
+        with pytest.raises(OptionError, match="indices are numbers of samples"):
+            data.batch(wrong)
+    assert data.batch([])["input"].shape == (0, 3, 4, 4) and not len(data.batch([])["label"])
 
 
 # ---- folders of classes

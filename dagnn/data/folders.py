@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DataError, OptionError, ShapeError, shorten
 from ..layers.options import real, whole
-from .source import SETS, Batch, Data
+from .source import SETS, Batch, Data, sample_numbers, two_names
 
 Reader = Callable[[list[str], "np.random.Generator | None"], "np.ndarray | list[np.ndarray]"]
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm")
@@ -59,9 +59,7 @@ class Images(Data):
         self.labels = None if labels is None else np.asarray(labels)
         if self.labels is not None and self.labels.shape[:1] != (len(self),):
             raise ShapeError(f"labels has one row per file, {len(self)}. Received: shape {self.labels.shape}")
-        self.names = tuple(names)
-        if len(self.names) != 2 or isinstance(names, str):
-            raise OptionError(f"names are two, of the images and the labels. Received: {names!r}")
+        self.names = two_names(names)
         self.reader = reader
         self.val_reader = reader if val_reader is None else val_reader
         super().__init__(sets)
@@ -70,14 +68,15 @@ class Images(Data):
         return len(self.paths)
 
     def batch(self, indices: Any, rng: np.random.Generator | None = None) -> Batch:
-        """The images in these files, and their labels."""
+        """The images in these files, and their labels; DataError for numbers there are no files for."""
+        samples = sample_numbers(indices, len(self))
         reader = self.val_reader if rng is None else self.reader
-        images = reader([self.paths[i] for i in indices], rng)
+        images = reader([self.paths[i] for i in samples], rng)
         if isinstance(images, list):
             images = _packed(images)
         batch = {self.names[0]: images}
         if self.labels is not None:
-            batch[self.names[1]] = self.labels[indices]
+            batch[self.names[1]] = self.labels[samples]
         return batch
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FileFormatError, OptionError
+from ..errors import FileFormatError
 from .preparation import fit_preparation, prepare_all
-from .source import Batch, Data, sample_numbers
+from .source import Batch, Data, sample_numbers, two_names
 
 
 class LabelledImages(Data):
@@ -36,7 +36,7 @@ class LabelledImages(Data):
         names: Sequence[str],
         **steps: bool,
     ) -> None:
-        self.names = _two_names(names)
+        self.names = two_names(names)
         self.images = np.concatenate((train[0], test[0]))
         self.labels = np.concatenate((train[1], test[1])).astype(np.int64)
         super().__init__(np.repeat((1, 2), (len(train[1]), len(test[1]))))
@@ -65,9 +65,3 @@ def check_labels(labels: np.ndarray, num_classes: int, path: str | PathLike[str]
             f"{fspath(path)}: the labels of {num_classes} classes go from 0 to {num_classes - 1}, "
             f"and sample {wrong[0]} has {labels[wrong[0]]}"
         )
-
-
-def _two_names(names: Sequence[str]) -> tuple[str, str]:
-    if isinstance(names, str) or len(names) != 2 or len(set(names)) != 2:
-        raise OptionError(f"names are the variables for images and labels. Received: {names!r:.200}")
-    return names[0], names[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,6 +145,13 @@ def sample_numbers(indices: Any, count: int) -> np.ndarray:
     if len(wrong):
         raise DataError(f"there are {count} samples, from 0. Received: {shorten(wrong.tolist())}")
     return samples.astype(np.int64)
+
+
+def two_names(names: Sequence[str]) -> tuple[str, str]:
+    """`names`, if they are those of two variables; else OptionError."""
+    if isinstance(names, str) or len(names) != 2 or names[0] == names[1]:
+        raise OptionError(f"names are two variables, for images and labels. Received: {names!r:.200}")
+    return names[0], names[1]
 
 
 def _array(name: str, array: Any) -> np.ndarray:
