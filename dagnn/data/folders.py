@@ -153,6 +153,11 @@ class ImageFolder(Images):
         for label, name in enumerate(self.classes):
             if name in present:
                 listing.add(files_in(folder / name), label, number)
+        if number not in listing.sets:
+            raise DataError(
+                f"{folder}: no images of the classes {shorten(self.classes)} in its folders "
+                f"{shorten(present)}"
+            )
 
 
 class Listing:
@@ -199,10 +204,11 @@ def folders_in(folder: str | PathLike[str]) -> list[str]:
 
 
 def _entries(folder: str | PathLike[str]) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden."""
+    """What is in a folder and not hidden, without links that lead nowhere or in circles."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in shown if not entry.is_symlink() or os.path.exists(entry.path)]
     except OSError as error:
         raise DataError(f"{fspath(folder)}: no folder that can be read ({error.strerror})") from error
 
