@@ -327,6 +327,14 @@ def test_wrong_options_are_refused(options, message):
         ImageReader(**options)
 
 
+def test_numbers_are_no_files(png):
+    """Python would open, and close, the file that has this number in the process."""
+    with open(png, "rb") as file:
+        with pytest.raises(OptionError, match=rf"paths is a list of files\. Received: {file.fileno()}"):
+            ImageReader()([png, file.fileno()])
+        os.fstat(file.fileno())
+
+
 def test_one_path_is_no_list(png):
     for path in (png, str(png)):
         with pytest.raises(OptionError, match=r"paths is a list of files\. Received: '.*a\.png'"):

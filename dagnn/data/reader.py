@@ -129,6 +129,9 @@ class ImageReader:
         if isinstance(paths, str | PathLike):
             raise OptionError(f"paths is a list of files. Received: {fspath(paths)!r}")
         files = list(paths)
+        for path in files:
+            if not isinstance(path, str | PathLike):  # to `open`, a number is a file that is open already
+                raise OptionError(f"paths is a list of files. Received: {path!r:.200} in it")
         dice: Sequence[Dice | None] = [None] * len(files) if rng is None else throw(rng, len(files))
         if not isinstance(self.resize, tuple):
             return self._each(self._read, files, dice, [None] * len(files))
