@@ -214,6 +214,12 @@ def test_other_images_are_prepared_alike(tmp_path):
     np.testing.assert_array_equal(data.prepare(data.images[5:9]), data.batch(range(5, 9))["input"])
 
 
+def test_no_images_are_prepared_too(tmp_path):
+    write_mnist(tmp_path)
+    batch = Mnist(tmp_path).batch([])
+    assert batch["input"].shape == (0, 1, 28, 28) and batch["label"].shape == (0,)
+
+
 def test_samples_that_are_not_there(tmp_path):
     write_mnist(tmp_path)
     with pytest.raises(DataError, match="28 samples.*Received: 28"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Preparation:
         x = images.astype(np.float32)
         if self.mean is not None:
             x -= self.mean
-        z = x.reshape(len(x), -1)
+        z = x.reshape(len(x), prod(x.shape[1:]))
         if self.spread is not None:
             z -= z.mean(axis=1, keepdims=True)
             z *= self.spread / np.maximum(z.std(axis=1, ddof=1, keepdims=True), LEAST_SPREAD)
