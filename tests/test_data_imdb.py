@@ -272,6 +272,11 @@ def test_data_elsewhere_are_not_followed(path, tmp_path):
     hdf5(path, {"data": {"shape": (N, 3, 6, 5), "dtype": "u1", "external": str(other)}})
     with pytest.raises(FileFormatError, match="in the file itself, found them in others"):
         Imdb(path)
+    hdf5(path, {"data": IMAGES, "labels": LABELS})
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("meta/notes", (8,), "u1", external=str(other))
+    with pytest.raises(FileFormatError, match="meta/notes: expected data in the file itself"):
+        Imdb(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(40)])
@@ -374,6 +379,16 @@ def test_pieces_make_the_same_database(path, seed):
     np.testing.assert_array_equal(batch["x"], images)
     np.testing.assert_array_equal(batch["y"], labels)
     np.testing.assert_array_equal(batch["k"], range(300))
+
+
+def test_pieces_without_samples_decide_nothing(path):
+    with ImdbWriter(path) as writer:
+        for images in (IMAGES[:0], IMAGES, IMAGES[:0]):
+            writer.append(images, LABELS[: len(images)].tolist())
+    with Imdb(path) as imdb:
+        assert imdb.batch([0])["label"].dtype == np.int64 and len(imdb) == len(IMAGES)
+    with pytest.raises(DataError, match="no samples were appended"), ImdbWriter(path) as writer:
+        writer.append(IMAGES[:0])
 
 
 def test_how_files_are_stored(path):

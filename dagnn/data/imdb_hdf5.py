@@ -74,20 +74,25 @@ class Hdf5Images:
 
     def meta(self) -> dict[str, Any]:
         """Texts, JSON and numbers by name, "a/b" in a group inside it; what is none of these is left out."""
-        found: dict[str, Any] = {}
+        datasets: dict[str, h5py.Dataset] = {}
 
         def add(name: str, node: h5py.Group | h5py.Dataset) -> None:
             if isinstance(node, h5py.Dataset) and node.shape is not None:
-                self._afford(node.nbytes)
-                if h5py.check_string_dtype(node.dtype):
-                    found[name] = _value(node.asstr("utf-8", "replace")[()])
-                elif node.dtype.kind in "biuf":
-                    found[name] = node[()].item() if node.shape == () else node[()]
+                datasets[name] = node
 
         with self.reading("meta"):
             meta = _member(self._h5, "meta")
             if isinstance(meta, h5py.Group):
                 meta.visititems(add)  # every object once, however they are linked
+        found: dict[str, Any] = {}
+        for name, dataset in datasets.items():
+            with self.reading(f"meta/{name}"):
+                self._check_storage(dataset)
+                self._afford(dataset.nbytes)
+                if h5py.check_string_dtype(dataset.dtype):
+                    found[name] = _value(dataset.asstr("utf-8", "replace")[()])
+                elif dataset.dtype.kind in "biuf":
+                    found[name] = dataset[()].item() if dataset.shape == () else dataset[()]
         return found
 
     # ---- the file

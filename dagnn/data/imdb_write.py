@@ -117,6 +117,8 @@ class ImdbWriter:
         if self._images is None:
             raise OptionError("samples are appended inside the `with` of an ImdbWriter")
         columns = _columns(images, labels, sets, others)
+        if not len(columns["data"]):  # an empty list has no type worth keeping
+            return
         if len(self._images):
             _check_alike(columns, self._images)
         else:
