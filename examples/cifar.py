@@ -87,13 +87,14 @@ def main():
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--continue", dest="resume", action="store_true", help="after the last checkpoint")
     args = arguments.parse_args()
-    if not args.resume:
+    folder = args.data or args.out / "shapes"
+    if not args.data:
+        draw(folder, args.seed)
+    if not (args.data or args.resume):  # what CIFAR-10 itself has taught took hours: that stays
         for old in args.out.glob("net-epoch-*.h5"):
             old.unlink()
-    if not args.data:
-        draw(args.out, args.seed)
 
-    cifar = Cifar10(args.data or args.out, contrast_normalization=True, whiten_data=True)
+    cifar = Cifar10(folder, contrast_normalization=True, whiten_data=True)
     data = cifar.map(flipped_and_shifted)
     epochs = args.epochs or (45 if args.data else EPOCHS)
     trainer = train(data, epochs, args.out, args.seed, args.resume)

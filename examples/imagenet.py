@@ -67,9 +67,8 @@ def measure_colours(paths):
     return pixels.mean(axis=1), directions * np.sqrt(variances)
 
 
-def load(folder, size):
-    """The images in `folder`, brought to size x size pixels, and their mean colour."""
-    data = ImageNet(folder, ImageReader())
+def choose_readers(data, size):
+    """Let images be brought to size x size pixels; returns their mean colour, which is subtracted."""
     some = np.random.default_rng(0).permutation(data.train)[:1000]
     average, deviation = measure_colours([data.paths[i] for i in some])
     data.reader = ImageReader(
@@ -84,7 +83,7 @@ def load(folder, size):
         saturation=0.4,
     )
     data.val_reader = ImageReader(resize=(size, size), crop_size=CENTRE, subtract_average=average)
-    return data, average
+    return average
 
 
 # ---- the network
@@ -146,7 +145,12 @@ def deployed(net, size, average, names):
     net.add_layer("prob", dagnn.SoftMax(), "prediction", "prob")
     net.meta = {
         "classes": {"description": names},
-        "normalization": {"imageSize": [size, size, 3], "cropSize": CENTRE, "averageImage": average},
+        "normalization": {
+            "imageSize": [size, size, 3],
+            "cropSize": CENTRE,
+            "averageImage": average,
+            "interpolation": "bilinear",
+        },
     }
     return net
 
@@ -161,16 +165,18 @@ def main():
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--continue", dest="resume", action="store_true", help="after the last checkpoint")
     args = arguments.parse_args()
-    if not args.resume:
-        for old in args.out.glob("net-epoch-*.h5"):
-            old.unlink()
-    folder = args.data or args.out / "images"
+    folder = args.data or args.out / "shapes"
     if not args.data:
         draw(folder, args.seed)
+    if not (args.data or args.resume):  # what ImageNet itself has taught took days: that stays
+        for old in args.out.glob("net-epoch-*.h5"):
+            old.unlink()
 
-    classes = len(ImageNet(folder, ImageReader()).classes)
-    net, size = build(args.network, classes)
-    data, average = load(folder, size)
+    data = ImageNet(folder, ImageReader())
+    if not (len(data.train) and len(data.val)):
+        arguments.error(f"{folder} needs images in its folders train and val")
+    net, size = build(args.network, len(data.classes))
+    average = choose_readers(data, size)
     reached = train(net, data, args)
     deployed(net, size, average, data.descriptions).save(args.out / "imagenet.h5")
     print(f"{reached:.1%} of {len(data.val)} images are told right.")

@@ -14,7 +14,6 @@ Result: about 99 % of the held-out digits are read right.
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    data = Mnist(args.data or write_digits(args.out / "data"), subtract_mean=False)
+    data = Mnist(args.data or write_digits(args.out / "digits"), subtract_mean=False)
     epochs = EPOCHS_MNIST if args.data else EPOCHS
     print(f"{len(data.train)} digits to learn from, {len(data.val)} held out")
 
@@ -90,7 +89,8 @@ def train(data, epochs, folder, seed):
     """Train LeNet, at a rate that falls to a hundredth; returns the statistics of all epochs."""
     net = zoo.lenet(batch_norm=True)
     zoo.init_params(net, seed)
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
+    for old in folder.glob("net-epoch-*.h5"):  # of an earlier run
+        old.unlink()
     trainer = Trainer(
         net,
         learning_rate=lambda time: 0.03 * 0.01 ** (time / epochs),
