@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dagnn.data import ImageFolder, ImageNet, ImageReader, Images
-from dagnn.errors import DataError, FileFormatError, OptionError, ShapeError
+from dagnn.errors import DataError, DTypeError, FileFormatError, OptionError, ShapeError
 from dagnn.io import mat
 
 READER = ImageReader(resize=(4, 4), num_threads=1)
@@ -80,6 +80,8 @@ def test_wrong_lists_are_refused(tmp_path):
     for wrong in ("input", ("a", "b", "c"), ("a", "a")):
         with pytest.raises(OptionError, match=rf"names are two.* Received: {re.escape(repr(wrong))}"):
             Images(tmp_path, READER, names=wrong)
+    with pytest.raises(DTypeError, match="labels are numbers, classes from 0. Received: <U3: 'cat'"):
+        Images([tmp_path / "a.png"], READER, ["cat"])
     with pytest.raises(DataError, match=r"gone: no folder that can be read \(No such file"):
         Images(tmp_path / "gone", READER)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, OptionError, ShapeError, shorten
+from ..errors import DataError, DTypeError, OptionError, ShapeError, shorten
 from ..layers.options import real, whole
 from .source import SETS, Batch, Data, sample_numbers, two_names
 
@@ -59,6 +59,11 @@ class Images(Data):
         self.labels = None if labels is None else np.asarray(labels)
         if self.labels is not None and self.labels.shape[:1] != (len(self),):
             raise ShapeError(f"labels has one row per file, {len(self)}. Received: shape {self.labels.shape}")
+        if self.labels is not None and self.labels.size and self.labels.dtype.kind not in "biuf":
+            first = self.labels.ravel()[0]
+            raise DTypeError(
+                f"labels are numbers, classes from 0. Received: {self.labels.dtype}: {str(first)!r:.80}"
+            )
         self.names = two_names(names)
         self.reader = reader
         self.val_reader = reader if val_reader is None else val_reader
