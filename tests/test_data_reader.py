@@ -327,6 +327,15 @@ def test_wrong_options_are_refused(options, message):
         ImageReader(**options)
 
 
+def test_memory_that_runs_out_is_no_damage(png, monkeypatch):
+    def resize(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    with pytest.raises(MemoryError):
+        ImageReader(resize=8)([png])
+
+
 def test_numbers_are_no_files(png):
     """Python would open, and close, the file that has this number in the process."""
     with open(png, "rb") as file:

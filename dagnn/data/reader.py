@@ -170,6 +170,8 @@ class ImageReader:
                     picture.load()
                 if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
                     return self._cut(picture, dice)
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow's readers raise what they happen to stumble over
             raise _unreadable(path, error) from error
         return self._cut(pillow.fromarray(read_image(path)), dice)
