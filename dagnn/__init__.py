@@ -1,5 +1,6 @@
 """MatConvNet's DagNN for Python: neural networks that are directed acyclic graphs, on NumPy or CuPy."""
 
+from .backends.numpy.threads import num_threads, set_num_threads
 from .check import check_layer
 from .errors import (
     BackendError,
@@ -53,6 +54,8 @@ __all__ = [
     "Var",
     "check_layer",
     "load",
+    "num_threads",
     "save",
+    "set_num_threads",
     *_layer_names,
 ]

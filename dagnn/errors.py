@@ -17,7 +17,6 @@ class DagnnError(Exception):
         self.args = (f"{where}: {message}\nReceived: {received}", *self.args[1:])
         self.has_context = True
 
-
     def prefix(self, where: str) -> None:
         """Put `where`, such as a file or a batch, in front of the message."""
         self.args = (f"{where}: {self}", *self.args[1:])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..base import Backend
+from . import memory
 from .convolution import Convolution
 from .pooling import Pooling
 
@@ -19,6 +20,14 @@ class NumPyBackend(Convolution, Pooling, Backend):
     """The reference backend with faster convolution and pooling."""
 
     name: ClassVar[str] = "numpy"
+
+    def empty(self, shape, dtype):
+        return memory.empty(shape, dtype)
+
+    def zeros(self, shape, dtype):
+        zeros = memory.empty(shape, dtype)
+        zeros.fill(0)
+        return zeros
 
 
 backend = NumPyBackend()

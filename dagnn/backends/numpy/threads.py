@@ -8,21 +8,66 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Lock, current_thread
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread, local
 from typing import Any, TypeVar
+
+from ...errors import OptionError
 
 T = TypeVar("T")
 
+_chosen: int | None = None  # what set_num_threads said
+
+
+def num_threads() -> int:
+    """How many threads kernels use: what `set_num_threads` said, DAGNN_NUM_THREADS, or one for each core.
+
+    Cores are those this process may run on: its CPU affinity, and the share of a container (cgroup).
+
+    >>> num_threads() >= 1
+    True
+    """
+    return _chosen or _default()
+
+
+def set_num_threads(n: int | None) -> None:
+    """Let kernels use `n` threads from now on; None: as many as there are cores for this process.
+
+    Results are the same, bit for bit, for one number of threads; between different numbers they may differ
+    by rounding.
+
+    >>> import dagnn
+    >>> dagnn.set_num_threads(None)
+    """
+    global _chosen
+    if n is not None and (not isinstance(n, int) or n < 1):
+        raise OptionError(f"the number of threads is at least 1, or None. Received: {n!r}")
+    _chosen = n
+
 
 @cache
-def num_threads() -> int:
-    """DAGNN_NUM_THREADS, or as many as there are cores for this process."""
+def _default() -> int:
     given = os.environ.get("DAGNN_NUM_THREADS", "")
     if given.isdecimal() and int(given):
         return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _cgroup_cores()))
+
+
+def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """The cores that the quota of a Linux container comes to, rounded up; very many without a quota."""
+    try:  # version 2, else version 1
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{k}_us").read_text() for k in ("quota", "period"))
+        except OSError:
+            return 1 << 16
+    if not quota.strip().isdecimal():  # "max", or -1
+        return 1 << 16
+    return max(1, -(-int(quota) // int(period)))
 
 
 def share(pieces: Sequence[T]) -> list[Sequence[T]]:
@@ -31,16 +76,95 @@ def share(pieces: Sequence[T]) -> list[Sequence[T]]:
 
 
 def each(work: Callable[[T], Any], pieces: Sequence[T]) -> list[Any]:
-    """[work(piece) for piece in pieces], as many at once as there are threads."""
-    if num_threads() == 1 or len(pieces) < 2 or current_thread().name.startswith("dagnn"):
+    """[work(piece) for piece in pieces], as many at once as there are threads; the caller is one of them."""
+    helpers = min(num_threads(), len(pieces)) - 1
+    if helpers < 1 or getattr(_here, "works", False):
         return [work(piece) for piece in pieces]
-    with _one_thread:
-        return list(_pool().map(work, pieces))
+    job = _Job(work, pieces)
+    with one_thread:
+        _crew.call(job, helpers)
+        job.run()
+        job.wait()
+    return job.results
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_threads(), "dagnn")
+_here = local()  # .works: whether this thread is at a piece of a job
+
+
+class _Job:
+    """Work shared among threads: each takes the next piece nobody has."""
+
+    def __init__(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> None:
+        self.work, self.pieces = work, pieces
+        self.results: list[Any] = [None] * len(pieces)
+        self.error: BaseException | None = None
+        self._next = iter(range(len(pieces)))
+        self._lock, self._ended = Lock(), Lock()
+        self._active, self._closed = 0, False
+
+    def run(self) -> None:
+        """Work until no piece is left."""
+        _here.works = True
+        try:
+            for k in self._next:
+                if self.error is not None:
+                    break
+                self.results[k] = self.work(self.pieces[k])
+        except BaseException as error:
+            self.error = error
+        finally:
+            _here.works = False
+
+    def help(self) -> None:
+        """What a helper does: `run`, unless the job has ended before it came."""
+        with self._lock:
+            if self._closed:
+                return
+            self._active += 1
+        self.run()
+        with self._lock:
+            self._active -= 1
+            if self._closed and not self._active:
+                self._ended.release()
+
+    def wait(self) -> None:
+        """Wait for the helpers at work, and raise what went wrong."""
+        with self._lock:
+            self._closed = True
+            active = self._active
+            if active:
+                self._ended.acquire()
+        if active:
+            self._ended.acquire()
+        if self.error is not None:
+            raise self.error
+
+
+class _Crew:
+    """Threads that help with jobs; there are as many as were ever needed at once."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._size, self._lock = 0, Lock()
+
+    def call(self, job: _Job, helpers: int) -> None:
+        with self._lock:
+            for k in range(self._size, helpers):
+                Thread(target=self._serve, args=(self._jobs,), name=f"dagnn-{k}", daemon=True).start()
+            self._size = max(self._size, helpers)
+        for _ in range(helpers):
+            self._jobs.put(job)
+
+    @staticmethod
+    def _serve(jobs: SimpleQueue[_Job]) -> None:
+        while True:
+            jobs.get().help()
+
+
+_crew = _Crew()
 
 
 class _OneThread:
@@ -67,7 +191,7 @@ class _OneThread:
                 self._limit.restore_original_limits()
 
 
-_one_thread = _OneThread()
+one_thread = _OneThread()
 
 
 @cache
@@ -79,8 +203,9 @@ def _controller() -> Any:
 
 def _after_fork() -> None:
     """A forked process has none of the threads, and locks as they were."""
-    _pool.cache_clear()
-    _one_thread.reset()
+    _crew.reset()
+    one_thread.reset()
+    _here.works = False
 
 
 if hasattr(os, "register_at_fork"):
