@@ -63,7 +63,7 @@ def blocks(lines):
 
 
 def definitions(lines):
-    """ "name : what it is", which may go on in indented lines, as a definition list; other text as it is."""
+    """"name : what it is", which may go on in indented lines, as a definition list; other text as it is."""
     out = []
     for line in lines:
         name, colon, text = line.partition(" : ")
