@@ -63,11 +63,11 @@ def summarize(net: DagNN, input_shapes: Mapping[str, Shape]) -> str:
         )
         counted.update(node.params)
     heads = ("layer", "type", "inputs", "outputs", "output size", "field", "parameters", "memory")
-    table = _table(heads, rows, elastic=(0, 2, 3, 4), right=(6, 7))
+    lines = table(heads, rows, elastic=(0, 2, 3, 4), right=(6, 7))
     ends = [f"Inputs: {_ends(net.inputs, shapes)}. Outputs: {_ends(net.outputs, shapes)}."]
     memory = sum(map(prod, shapes.values())) * itemsize
     total = f"; variables {human_bytes(memory)}, derivatives as much again" if shapes else ""
-    return "\n".join([*table, *_wrapped(ends), f"{parameters(net)}{total}."])
+    return "\n".join([*lines, *_wrapped(ends), f"{parameters(net)}{total}."])
 
 
 def describe(net: DagNN) -> str:
@@ -180,7 +180,7 @@ def _plural(n: int, what: str) -> str:
 # ---- tables
 
 
-def _table(
+def table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], elastic: Sequence[int], right: Sequence[int]
 ) -> list[str]:
     """Lines of a table without its empty columns; the `elastic` ones give way where it is too wide."""

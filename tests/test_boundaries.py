@@ -26,7 +26,7 @@ ALLOWED = {
     "net": {"errors", "geometry", "layers", "plan", "structure", "variables", "backends", "numpy"},
 }
 # imported inside functions only, so that `import dagnn` stays light and cycles stay impossible
-LAZY = {"net": {"io", "summary", "deploy", "simplenn"}, "layers": {"numpy"}}
+LAZY = {"net": {"io", "summary", "profile", "deploy", "simplenn"}, "layers": {"numpy"}}
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:

@@ -1,0 +1,330 @@
+"""Where an evaluation's time goes: one row for each step of the Plan.
+
+The Plan has no code for this. A copy of the net is evaluated whose Plan runs each layer through a `_Timed`,
+which takes the time and hands everything on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from os import PathLike
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+from .backends.numpy import convolution as numpy_convolution
+from .backends.numpy.threads import num_threads
+from .errors import OptionError
+from .layers import Conv, ConvTranspose
+from .summary import human_bytes, table, times
+
+if TYPE_CHECKING:
+    from .backends.base import Backend
+    from .geometry import Shape
+    from .layers.layer import Context, Layer
+    from .net import DagNN
+    from .plan import Plan, Step
+
+KINDS = ("forward", "dzdx", "dzdw")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step: times are medians over the evaluations, in ms; backward is 0 where nothing went back.
+
+    `share` is its part of the time of all steps, `nbytes` the size of its outputs. For convolutions,
+    `forward_gflops` and `backward_gflops` are billions of multiplications and additions of the definition
+    a second (Winograd's algorithm makes do with fewer); `algorithms` is what the backend chose for
+    "forward", "dzdx" and "dzdw".
+    """
+
+    name: str
+    type: str
+    outputs: tuple[Shape, ...]
+    nbytes: int
+    forward_ms: float
+    backward_ms: float
+    share: float
+    forward_gflops: float | None = None
+    backward_gflops: float | None = None
+    algorithms: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Total:
+    """All steps of one type."""
+
+    type: str
+    steps: int
+    forward_ms: float
+    backward_ms: float
+    share: float
+
+
+@dataclass(frozen=True, repr=False)
+class Profile:
+    """What `net.profile` measured; printed, it is a table.
+
+    Attributes
+    ----------
+    rows : a `Row` for each step, in order of execution.
+    evaluation_ms : the median time of a whole evaluation.
+    between_ms : of that, what the steps did not take: the Plan's own work, sums of derivatives.
+    repeats : how many evaluations were measured.
+    backend, threads, mode : by what, and in which mode.
+    """
+
+    rows: tuple[Row, ...]
+    evaluation_ms: float
+    between_ms: float
+    repeats: int
+    backend: str
+    threads: int
+    mode: str
+
+    @property
+    def forward_ms(self) -> float:
+        """The time of all forward steps."""
+        return sum(row.forward_ms for row in self.rows)
+
+    @property
+    def backward_ms(self) -> float:
+        """The time of all backward steps."""
+        return sum(row.backward_ms for row in self.rows)
+
+    def by_type(self) -> list[Total]:
+        """The sums over the steps of each type, the longest first."""
+        totals = []
+        for kind in dict.fromkeys(row.type for row in self.rows):
+            rows = [row for row in self.rows if row.type == kind]
+            sums = (sum(getattr(r, f) for r in rows) for f in ("forward_ms", "backward_ms", "share"))
+            totals.append(Total(kind, len(rows), *sums))
+        return sorted(totals, key=lambda total: -total.share)
+
+    def to_json(self, path: str | PathLike[str] | None = None) -> str:
+        """The figures as JSON; written to a file if `path` is given."""
+        text = json.dumps(asdict(self), indent=1) + "\n"
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def __str__(self) -> str:
+        heads = (
+            "layer",
+            "type",
+            "output size",
+            "memory",
+            "forward",
+            "backward",
+            "share",
+            "GFLOP/s",
+            "algorithm",
+        )
+        back = self.backward_ms > 0
+        cells = [_cells(row) for row in self.rows]
+        totals = [
+            (
+                t.type,
+                str(t.steps),
+                _ms(t.forward_ms),
+                _ms(t.backward_ms) if t.backward_ms else "",
+                f"{t.share:.1%}",
+            )
+            for t in self.by_type()
+        ]
+        parts = f"forward {self.forward_ms:.3g}" + (f", backward {self.backward_ms:.3g}" if back else "")
+        threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.backend == "numpy" else ""
+        return "\n".join(
+            [
+                *table(heads, cells, elastic=(0, 2, 8), right=(3, 4, 5, 6, 7)),
+                "",
+                *table(("type", "steps", "forward", "backward", "share"), totals, (0,), (1, 2, 3, 4)),
+                f"An evaluation takes {self.evaluation_ms:.3g} ms: {parts}, "
+                f"between the steps {self.between_ms:.2g}.",
+                f"Medians of {self.repeats} in ms; {self.backend}{threads}, mode {self.mode!r}.",
+            ]
+        )
+
+    __repr__ = __str__
+
+
+def profile(
+    net: DagNN,
+    inputs: Mapping[str, Any],
+    der_outputs: Mapping[str, Any] | None = None,
+    *,
+    repeats: int = 5,
+    **options: Any,
+) -> Profile:
+    """What `net.profile` does."""
+    if not isinstance(repeats, int) or repeats < 1:
+        raise OptionError(f"repeats is a number of evaluations from 1. Received: {repeats!r}")
+    net = net.copy()  # whose values, derivatives and states nobody looks at
+    watch = _Watch(net.backend)
+    net.eval(inputs, der_outputs, **options)  # so that errors name layers, and memory and plans are there
+    net._plan = watch.plan(net._plan)  # type: ignore[method-assign]
+    for _ in range(repeats):
+        watch.evaluation(lambda: net.eval(inputs, der_outputs, **options))
+    whole, between = (median(figures) for figures in zip(*watch.evaluations, strict=True))
+    return Profile(watch.rows(), whole, between, repeats, net.backend.name, num_threads(), net.mode)
+
+
+class _Watch:
+    """Takes the time of the steps of one net's plan."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.spent: list[dict[tuple[str, str], float]] = []  # per evaluation: (step, way) -> ms
+        self.evaluations: list[tuple[float, float]] = []  # ms: the whole, and what no step took
+        self.seen: dict[str, _Seen] = {}
+        self._backend = backend
+        cuda = getattr(backend.xp, "cuda", None)  # whose kernels go on after the call
+        self._wait = cuda.get_current_stream().synchronize if cuda else None
+
+    def now(self) -> float:
+        """Milliseconds."""
+        if self._wait:
+            self._wait()
+        return 1000 * perf_counter()
+
+    def evaluation(self, work: Callable[[], Any]) -> None:
+        """Take the time of an evaluation, whose steps take theirs."""
+        self.spent.append(defaultdict(float))
+        begun = self.now()
+        work()
+        whole = self.now() - begun
+        self.evaluations.append((whole, whole - sum(self.spent[-1].values())))
+
+    def plan(self, make: Callable[..., Plan]) -> Callable[..., Plan]:
+        """`make`, with timed layers in the plan it makes."""
+        made: dict[int, tuple[Plan, Plan]] = {}
+
+        def timed_plan(*args: Any, **kwargs: Any) -> Plan:
+            plan = make(*args, **kwargs)
+            if id(plan) not in made:
+                steps = {s.name: replace(s, layer=cast("Layer", _Timed(s, self))) for s in plan.steps}
+                backward = tuple(steps[step.name] for step in plan.backward_steps)
+                made[id(plan)] = plan, replace(plan, steps=tuple(steps.values()), backward_steps=backward)
+            return made[id(plan)][1]
+
+        return timed_plan
+
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of the steps that ran, in order."""
+
+        def typical(name: str, way: str) -> float:
+            return median(spent.get((name, way), 0.0) for spent in self.spent)
+
+        spent = {name: (typical(name, "forward"), typical(name, "backward")) for name in self.seen}
+        total = sum(map(sum, spent.values())) or 1.0
+        return tuple(
+            Row(
+                name,
+                type(seen.layer).__name__,
+                seen.outputs,
+                seen.nbytes,
+                *spent[name],
+                sum(spent[name]) / total,
+                *seen.gflops(*spent[name]),
+                seen.algorithms(self._backend),
+            )
+            for name, seen in self.seen.items()
+        )
+
+
+class _Timed:
+    """Stands for the layer of a step: the same, and the time is taken."""
+
+    def __init__(self, step: Step, watch: _Watch) -> None:
+        self._name, self._layer, self._watch = step.name, step.layer, watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+    def forward(self, ctx: Context, inputs: Sequence[Any], params: Sequence[Any]) -> list[Any]:
+        begun = self._watch.now()
+        outputs = self._layer.forward(ctx, inputs, params)
+        self._watch.spent[-1][self._name, "forward"] += self._watch.now() - begun
+        if self._name not in self._watch.seen:
+            self._watch.seen[self._name] = _Seen.of(self._layer, ctx, inputs, params, outputs)
+        return outputs
+
+    def backward(self, ctx: Context, params: Sequence[Any], der_outputs: Sequence[Any]) -> Any:
+        begun = self._watch.now()
+        ders = self._layer.backward(ctx, params, der_outputs)
+        self._watch.spent[-1][self._name, "backward"] += self._watch.now() - begun
+        return ders
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a layer was given and made: shapes."""
+
+    layer: Layer
+    wanted: tuple[bool, bool]  # the derivatives of x, of w
+    inputs: tuple[Shape, ...]
+    params: tuple[Shape, ...]
+    outputs: tuple[Shape, ...]
+    nbytes: int
+
+    @classmethod
+    def of(
+        cls, layer: Layer, ctx: Context, inputs: Sequence[Any], params: Sequence[Any], outputs: Sequence[Any]
+    ) -> _Seen:
+        x, w, y = (tuple(tuple(array.shape) for array in arrays) for arrays in (inputs, params, outputs))
+        wanted = any(ctx.wants_inputs[:1]), any(ctx.wants_params[:1])
+        return cls(layer, wanted, x, w, y, sum(array.nbytes for array in outputs))
+
+    @property
+    def convolution(self) -> Conv | ConvTranspose | None:
+        """The layer, or the part of a fused one, that convolves."""
+        if not (self.inputs and self.params and len(self.params[0]) == 4):
+            return None
+        parts = (self.layer, *vars(self.layer).values())
+        return next((part for part in parts if isinstance(part, Conv | ConvTranspose)), None)
+
+    def gflops(self, forward_ms: float, backward_ms: float) -> tuple[float | None, float | None]:
+        """Billions of operations a second, forward and backward."""
+        if self.convolution is None:
+            return None, None
+        # Each output pixel of a convolution, or input pixel of its transpose, meets a filter of w.
+        pixels = self.outputs[0] if isinstance(self.convolution, Conv) else self.inputs[0]
+        operations = 2e-6 * prod(pixels) * prod(self.params[0][1:])
+        back = operations * sum(self.wanted)
+        return (
+            operations / forward_ms if forward_ms else None,
+            back / backward_ms if back and backward_ms else None,
+        )
+
+    def algorithms(self, backend: Backend) -> Mapping[str, str] | None:
+        """What the backend chooses for a convolution's forward, dzdx and dzdw, where it says so."""
+        conv = self.convolution
+        choice = None if backend.name != "numpy" else getattr(numpy_convolution, "algorithms", None)
+        if choice is None or not isinstance(conv, Conv):
+            return None
+        chosen = choice(self.inputs[0], self.params[0], conv.stride, conv.pad, conv.dilate)
+        wanted = zip(KINDS, (True, *self.wanted), strict=True)
+        return {kind: chosen[kind] for kind, is_wanted in wanted if is_wanted and kind in chosen}
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    rates = [f"{r:.0f}" if r >= 10 else f"{r:.2g}" for r in (row.forward_gflops, row.backward_gflops) if r]
+    return (
+        row.name,
+        row.type,
+        ", ".join(map(times, row.outputs)),
+        human_bytes(row.nbytes),
+        _ms(row.forward_ms),
+        _ms(row.backward_ms) if row.backward_ms else "",
+        f"{row.share:.1%}",
+        " / ".join(rates),
+        " ".join((row.algorithms or {}).values()),
+    )
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
