@@ -25,6 +25,7 @@ examples:
   dagnn summary net.h5 --input x=3x224x224
   dagnn summary net.h5 --input x=16x3x224x224 --input label=16
   dagnn draw net.h5 -o net.svg --input x=3x224x224
+  dagnn profile net.h5 --batch 16 --train
   dagnn train experiment.toml
   dagnn evaluate experiment.toml --set test
 
@@ -93,6 +94,32 @@ def parser() -> argparse.ArgumentParser:
     )
     summary.set_defaults(run=_summary)
 
+    profile = commands.add_parser(
+        "profile",
+        help="where the time of an evaluation goes, layer by layer",
+        description="Evaluate the network on random inputs and take the time of every layer. Images have the "
+        "size the file gives for them; --input says another one.",
+    )
+    profile.add_argument(
+        "--batch", type=positive, metavar="N", help="images at once (default: 1, or --input's)"
+    )
+    profile.add_argument("--train", action="store_true", help="backward too, from an objective")
+    profile.add_argument(
+        "--objective", metavar="VAR", default="objective", help="where to begin (default: %(default)s)"
+    )
+    profile.add_argument(
+        "--repeats",
+        type=positive,
+        default=5,
+        metavar="N",
+        help="evaluations to measure (default: %(default)s)",
+    )
+    profile.add_argument(
+        "--threads", type=positive, metavar="N", help="threads to use (default: one for each core)"
+    )
+    profile.add_argument("--json", metavar="FILE", help="write the figures to this file too")
+    profile.set_defaults(run=_profile)
+
     draw = commands.add_parser(
         "draw",
         help="draw the network as SVG",
@@ -152,9 +179,9 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--simplenn", action="store_true", help="write a chain as a SimpleNN, into a .mat")
     convert.set_defaults(run=_convert)
 
-    for command in (info, summary, draw):
+    for command in (info, summary, profile, draw):
         command.add_argument("file", metavar="FILE", help=FILE)
-    for command in (summary, draw):
+    for command in (summary, profile, draw):
         command.add_argument(
             "--input",
             dest="inputs",
@@ -172,6 +199,13 @@ def natural(text: str) -> int:
     """A whole number from 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
 
@@ -282,6 +316,24 @@ def _tally(kinds: Counter[str]) -> str:
 
 def _summary(args: argparse.Namespace) -> int:
     print(load(args.file).summary(dict(args.inputs)))
+    return 0
+
+
+def _profile(args: argparse.Namespace) -> int:
+    from .backends.numpy.threads import set_num_threads
+    from .profile import example_inputs
+
+    net = load(args.file)
+    net.mode = "train" if args.train else "test"
+    inputs = example_inputs(net, dict(args.inputs), args.batch)
+    set_num_threads(args.threads)
+    try:
+        profile = net.profile(inputs, {args.objective: 1} if args.train else None, repeats=args.repeats)
+    finally:
+        set_num_threads(None)
+    print(profile)
+    if args.json:
+        profile.to_json(args.json)
     return 0
 
 

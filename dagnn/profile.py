@@ -17,10 +17,14 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from .backends.numpy import convolution as numpy_convolution
 from .backends.numpy.threads import num_threads
 from .errors import OptionError
-from .layers import Conv, ConvTranspose
+from .layers import Conv, ConvTranspose, Loss, LossSmoothL1, PDist
+from .preprocess import Preprocessor
+from .run import USUAL_INPUTS
 from .summary import human_bytes, table, times
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from .plan import Plan, Step
 
 KINDS = ("forward", "dzdx", "dzdw")
+WIDTH = 120  # characters
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ class Profile:
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.backend == "numpy" else ""
         return "\n".join(
             [
-                *table(heads, cells, elastic=(0, 2, 8), right=(3, 4, 5, 6, 7)),
+                *table(heads, cells, elastic=(0, 8), right=(3, 4, 5, 6, 7), width=WIDTH),
                 "",
                 *table(("type", "steps", "forward", "backward", "share"), totals, (0,), (1, 2, 3, 4)),
                 f"An evaluation takes {self.evaluation_ms:.3g} ms: {parts}, "
@@ -172,6 +177,52 @@ def profile(
         watch.evaluation(lambda: net.eval(inputs, der_outputs, **options))
     whole, between = (median(figures) for figures in zip(*watch.evaluations, strict=True))
     return Profile(watch.rows(), whole, between, repeats, net.backend.name, num_threads(), net.mode)
+
+
+def example_inputs(net: DagNN, input_shapes: Mapping[str, Shape], batch: int | None = None) -> dict[str, Any]:
+    """Random inputs to profile a net with: of the given shapes, by default that of its images; and labels.
+
+    `batch` is how many images at once, in place of the number in the shapes.
+
+    >>> from dagnn.zoo import lenet
+    >>> inputs = example_inputs(lenet(), {"input": (1, 1, 28, 28)}, batch=8)
+    >>> {name: array.shape for name, array in inputs.items()}
+    {'input': (8, 1, 28, 28), 'label': (8,)}
+    """
+    shapes = dict(input_shapes) or _image(net)
+    if batch is not None:
+        shapes = {name: (batch, *shape[1:]) for name, shape in shapes.items()}
+    rng, dtype = np.random.default_rng(0), net.dtype or np.dtype(np.float32)
+    sizes = net.var_shapes(shapes)
+    made = {}
+    for node in net.layers.values():
+        for name in node.inputs[1:2]:
+            if name in net.inputs and isinstance(node.layer, Loss | LossSmoothL1 | PDist):
+                made[name] = _labels(node.layer, sizes.get(node.inputs[0]), shapes.get(name), dtype)
+    images = {
+        name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items() if name not in made
+    }
+    return images | {name: label for name, label in made.items() if label is not None}
+
+
+def _image(net: DagNN) -> dict[str, Shape]:
+    """The input that takes images, and the size of one as the net's meta has it."""
+    name = next((name for name in USUAL_INPUTS if name in net.inputs), None)
+    images = Preprocessor.from_meta(net.meta)
+    if name is None or images.image_size is None:
+        some = name or next(iter(net.inputs), "x")
+        raise OptionError(f"The net doesn't say how large its inputs are: give sizes, as in {some}=3x224x224")
+    return {name: (1, images.channels or 3, *images.image_size)}
+
+
+def _labels(layer: Layer, scores: Shape | None, given: Shape | None, dtype: Any) -> Any:
+    """Labels that are right for all scores: the first class, attributes to ignore, maps of zeros."""
+    if scores is None:
+        return None
+    if isinstance(layer, Loss) and layer.loss in Loss.kinds[:6]:
+        n, _, *maps = scores
+        return np.zeros(given or ((n,) if prod(maps) == 1 else (n, 1, *maps)), np.int64)
+    return np.zeros(given or scores, dtype)
 
 
 class _Watch:
@@ -313,6 +364,7 @@ class _Seen:
 
 def _cells(row: Row) -> tuple[str, ...]:
     rates = [f"{r:.0f}" if r >= 10 else f"{r:.2g}" for r in (row.forward_gflops, row.backward_gflops) if r]
+    chosen = list((row.algorithms or {}).values())
     return (
         row.name,
         row.type,
@@ -321,8 +373,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         _ms(row.forward_ms),
         _ms(row.backward_ms) if row.backward_ms else "",
         f"{row.share:.1%}",
-        " / ".join(rates),
-        " ".join((row.algorithms or {}).values()),
+        "/".join(rates),
+        " ".join(chosen if len(set(chosen)) > 1 else chosen[:1]),
     )
 
 

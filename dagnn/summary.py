@@ -181,21 +181,25 @@ def _plural(n: int, what: str) -> str:
 
 
 def table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], elastic: Sequence[int], right: Sequence[int]
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    elastic: Sequence[int],
+    right: Sequence[int],
+    width: int = WIDTH,
 ) -> list[str]:
     """Lines of a table without its empty columns; the `elastic` ones give way where it is too wide."""
     used = [i for i in range(len(heads)) if any(row[i] for row in rows) or not rows]
     cells = [[row[i] for i in used] for row in (heads, *rows)]
-    widths = _widths(cells, [used.index(i) for i in elastic if i in used])
+    widths = _widths(cells, [used.index(i) for i in elastic if i in used], width)
     head, *body = _aligned(cells, widths, [used.index(i) for i in right if i in used])
     rule = "-" * max(len(line) for line in (head, *body))
     return [head, rule, *body, rule]
 
 
-def _widths(cells: Sequence[Sequence[str]], elastic: Sequence[int]) -> list[int]:
+def _widths(cells: Sequence[Sequence[str]], elastic: Sequence[int], width: int = WIDTH) -> list[int]:
     """The columns' widths; the widest elastic ones shrink until a line fits."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
+    while sum(widths) + 2 * (len(widths) - 1) > width:
         widest = max(elastic, key=lambda i: widths[i])
         widths[widest] -= 1
     return widths

@@ -1,5 +1,6 @@
 """The command line: what it prints, and how it fails."""
 
+import json
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -59,6 +60,41 @@ def test_summary(capsys, file):
     assert "memory" not in run(capsys, "summary", file)[1]
 
 
+@pytest.fixture
+def classifier(tmp_path):
+    net = dagnn.DagNN()
+    net.add_layer("conv", dagnn.Conv(size=(4, 1, 6, 6)), "input", "scores")
+    net.add_layer("loss", dagnn.Loss(), ["scores", "label"], "objective")
+    net.init_params()
+    net.meta = {"normalization": {"imageSize": [6, 6, 1]}}
+    net.save(tmp_path / "classifier.h5")
+    return str(tmp_path / "classifier.h5")
+
+
+def test_profile(capsys, classifier, tmp_path):
+    code, out, err = run(capsys, "profile", classifier, "--repeats", "2")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[2].startswith("conv")
+    assert "1x4x1x1" in out
+    assert "mode 'test'" in out
+    assert "backward" not in out
+    figures = tmp_path / "figures.json"
+    options = ["--batch", "3", "--train", "--threads", "1", "--json", str(figures)]
+    code, out, _ = run(capsys, "profile", classifier, *options)
+    assert code == 0
+    assert "3x4x1x1" in out
+    assert "backward" in out
+    assert "1 thread, mode 'train'" in out
+    assert json.loads(figures.read_text())["threads"] == 1
+
+
+def test_profile_with_sizes(capsys, file):
+    sizes = [arg for size in ("a=1x8x8", "b=1x8x8") for arg in ("--input", size)]
+    code, out, _ = run(capsys, "profile", file, *sizes, "--batch", "2", "--train")
+    assert code == 0
+    assert "2x3x1x1" in out
+
+
 def test_draw(capsys, file, tmp_path):
     svg = tmp_path / "net.svg"
     code, out, _ = run(capsys, "draw", file, "-o", str(svg), "--input", "a=1x8x8")
@@ -73,6 +109,8 @@ def test_draw(capsys, file, tmp_path):
         (["info", __file__], "not a dagnn file"),
         (["summary", "{file}", "--input", "c=1x8x8"], "No variable 'c'"),
         (["summary", "{file}", "--input", "a=3x8x8"], "Conv 'conv_a'"),
+        (["profile", "{file}"], "give sizes, as in a=3x224x224"),
+        (["profile", "{file}", "--input", "a=1x8x8"], "it needs 'b'"),
         (["draw", "{file}", "-o", "missing/net.svg"], "missing/net.svg: No such file"),
     ],
 )
@@ -92,13 +130,21 @@ def test_sizes_that_are_none(capsys, size):
     assert "is not like x=3x224x224" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["info"], ["summary"], ["draw"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["info"], ["summary"], ["profile"], ["draw"]])
 def test_help_fits_a_terminal(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as info:
         cli.main([*command, "--help"])
     assert info.value.code == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
+def test_numbers_that_are_none(capsys, number):
+    with pytest.raises(SystemExit) as info:
+        cli.main(["profile", "net.h5", "--batch", number])
+    assert info.value.code == 2
+    assert "is not a whole number from 1" in capsys.readouterr().err
 
 
 def test_without_a_command_or_with_a_wrong_one():
