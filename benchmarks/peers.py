@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,25 +17,38 @@ from dagnn import DagNN
 
 
 class Network(nn.Module):
-    """A `DagNN` layer by layer as PyTorch modules: what a PyTorch user would write by hand."""
+    """A `DagNN` layer by layer as PyTorch modules: what a PyTorch user would write by hand.
 
-    def __init__(self, net: DagNN, output: str) -> None:
+    Like such a program it lets go of a variable once nobody needs it.
+    """
+
+    def __init__(self, net: DagNN, shapes: Mapping[str, tuple[int, ...]], output: str) -> None:
         super().__init__()
         self.output = output
-        self.places = []
         self.layers = nn.ModuleDict()
-        for name, node in net.layers.items():
-            if node.outputs[0] == "objective" or "label" in node.inputs:
-                continue
-            values = [np.array(net.params[p].value) for p in node.params]
-            self.layers[name.replace(".", "_")] = layer = module(node.layer, values, net, node)
-            self.places.append((layer, tuple(node.inputs), node.outputs[0]))
+        nodes = [n for n in net.layers.values() if "objective" not in n.outputs and "label" not in n.inputs]
+        last = {name: node.name for node in nodes for name in node.inputs}
+        self.places = []
+        for node in nodes:
+            values = [np.array(net.params[p].value, order="C") for p in node.params]
+            layer = module(node.layer, values, shapes[node.inputs[0]][1])
+            self.layers[module_name(node.name)] = layer
+            done = [name for name in node.inputs if last[name] == node.name]
+            self.places.append((layer, node.inputs, node.outputs[0], done))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         values = {"input": x}
-        for layer, inputs, output in self.places:
+        del x
+        for layer, inputs, output, done in self.places:
             values[output] = layer(*(values[name] for name in inputs))
+            for name in done:
+                values.pop(name, None)
         return values[self.output]
+
+
+def module_name(layer: str) -> str:
+    """The name of a layer in `Network.layers`, which may have no dots."""
+    return layer.replace(".", "_")
 
 
 class Sum(nn.Module):
@@ -47,11 +61,11 @@ class Concat(nn.Module):
         return torch.cat(xs, 1)
 
 
-def module(layer: dagnn.Layer, values: list[np.ndarray], net: DagNN, node: Any) -> nn.Module:
-    """The PyTorch module of one layer."""
+def module(layer: dagnn.Layer, values: list[np.ndarray], channels: int) -> nn.Module:
+    """The PyTorch module of one layer, whose input has so many channels."""
     match layer:
         case dagnn.Conv():
-            return convolution(layer, values, channels_of(net, node.inputs[0]))
+            return convolution(layer, values, channels)
         case dagnn.ReLU():
             return nn.ReLU(inplace=True)
         case dagnn.Pooling():
@@ -72,11 +86,6 @@ def module(layer: dagnn.Layer, values: list[np.ndarray], net: DagNN, node: Any) 
         case dagnn.Concat():
             return Concat()
     raise NotImplementedError(type(layer).__name__)
-
-
-def channels_of(net: DagNN, name: str) -> int:
-    shape = net.meta["shapes"][name]
-    return shape[1]
 
 
 def convolution(layer: dagnn.Conv, values: list[np.ndarray], channels: int) -> nn.Conv2d:
@@ -104,8 +113,8 @@ def pooling(layer: dagnn.Pooling) -> nn.Module:
 
 def pytorch(net: DagNN, inputs: Mapping[str, np.ndarray], layout: str) -> tuple[Network, Any, Any]:
     """(module, input, label) in memory `layout` "nchw" or "nhwc"."""
-    net.meta["shapes"] = net.var_shapes({name: a.shape for name, a in inputs.items()})
-    model = Network(net, "prediction")
+    shapes = net.var_shapes({name: a.shape for name, a in inputs.items()})
+    model = Network(net, shapes, "prediction")
     x, label = torch.from_numpy(inputs["input"]), torch.from_numpy(inputs["label"])
     if layout == "nhwc":
         model = model.to(memory_format=torch.channels_last)
@@ -120,14 +129,11 @@ def objective(prediction: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return ((prediction - label) ** 2).sum()
 
 
-def onnx_session(net: DagNN, inputs: Mapping[str, np.ndarray], threads: int) -> Any:
-    """An ONNX Runtime session of the network in test mode, with all graph optimisations."""
-    import onnxruntime
-
+def onnx_model(net: DagNN, inputs: Mapping[str, np.ndarray]) -> bytes:
+    """The network in test mode as an ONNX file."""
     model, x, _ = pytorch(net, inputs, "nchw")
     file = io.BytesIO()
-    torch.onnx.export(model.eval(), (x,), file, dynamo=False, input_names=["input"])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    return onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    with warnings.catch_warnings():  # this exporter is called old; the new one needs minutes
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model.eval(), (x,), file, dynamo=False, input_names=["input"])
+    return file.getvalue()
