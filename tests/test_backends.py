@@ -15,12 +15,12 @@ import dagnn.backends.numpy as kernels
 from dagnn.backends import NAMES, get
 from dagnn.backends.base import Backend
 from dagnn.backends.cupy import CuPyBackend
-from dagnn.backends.numpy import NumPyBackend, convolution, pooling
+from dagnn.backends.numpy import NumPyBackend, patches, pooling
 from dagnn.backends.numpy.tiles import tiles
 from dagnn.errors import BackendError, DTypeError, OptionError, ShapeError
 
 REFERENCE, FAST = get("reference"), get("numpy")
-SERVICES = {"name", "xp", "asarray", "to_numpy", "owns", "rng", "empty", "zeros"}
+SERVICES = {"name", "xp", "asarray", "to_numpy", "owns", "rng", "evaluation", "empty", "zeros"}
 
 
 def test_get_gives_one_object_per_name():
@@ -122,7 +122,7 @@ def test_fast_convolution_is_the_reference(data, sizes, dtype, patch_bytes):
     dzdy, add = maps(draw, y.shape, dtype), draw(st.sampled_from([None, maps(draw, y.shape, dtype)]))
     leak = draw(st.sampled_from([None, 0.0, 0.2]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "PATCH_BYTES", patch_bytes)
+        patch.setattr(patches, "PATCH_BYTES", patch_bytes)
         expected = REFERENCE.conv(x, w, b, add=add, relu=leak, **options)
         close(FAST.conv(x, w, b, add=add, relu=leak, **options), expected)
         close(FAST.conv_dzdx(dzdy, w, x.shape, **options), REFERENCE.conv_dzdx(dzdy, w, x.shape, **options))

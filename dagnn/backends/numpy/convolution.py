@@ -1,91 +1,253 @@
-"""Convolution as matrix products: a bounded patch matrix at a time, maps in channels-last memory."""
+"""Convolution: which algorithm for which sizes.
+
+    dense       filters as large as the image: one matrix product
+    winograd4   3x3 (tiles of 4x4 outputs) or
+    winograd2   5x5 and 3x3 (of 2x2) at stride 1 with enough channels: minimal filtering
+    depthwise   one channel and one filter in a group: a pass for each tap
+    few         few filters: one product for all taps, then a pass for each
+    patches     everything else: a matrix product with what each output pixel sees
+
+At stride 1 the derivative for the data is a convolution with the filters turned around, by any of these; at
+larger strides ("scatter") patches are added up. That for the filters exchanges dzdy and x ("turned") where
+dzdy has fewer channels to gather.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from functools import lru_cache
 from math import prod
 
 import numpy as np
 
+from ...errors import OptionError
 from ...geometry import dilated
 from ..reference import convolution as reference
 from ..reference.checks import Array, one_dtype, same_shape
 from ..reference.convolution import Sizes, conv_sizes
-from .threads import each, share
-from .tiles import Tile, channels_last, channels_second, overlap, tap_overlaps, tiles
+from . import dense, patches, taps, winograd
+from .epilogue import Epilogue
+from .memory import empty
+from .passes import in_pieces
+from .tiles import channels_last, channels_second
 
-PATCH_BYTES = 2 << 20
-"""The most memory the patch matrix of a thread takes: it stays in cache, and is enough for BLAS."""
+ALGORITHMS = ("patches", "winograd2", "winograd4")
+_chosen: str | None = None
+
+
+def use(algorithm: str | None) -> None:
+    """Let every convolution that can use `algorithm`, one of `ALGORITHMS`, do so; None: what suits each.
+
+    >>> use("patches")
+    >>> algorithms((8, 64, 56, 56), (64, 64, 3, 3), pad=1)["forward"]
+    'patches'
+    >>> use(None)
+    """
+    global _chosen
+    if algorithm is not None and algorithm not in ALGORITHMS:
+        raise OptionError(f"algorithm is one of {', '.join(ALGORITHMS)}, or None. Received: {algorithm!r}")
+    _chosen = algorithm
+    _choice.cache_clear()
+
+
+def algorithms(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    stride: int | Sequence[int] = 1,
+    pad: int | Sequence[int] = 0,
+    dilate: int | Sequence[int] = 1,
+    dtype: object = "float32",
+) -> dict[str, str]:
+    """What computes a convolution and its derivatives for data and filters.
+
+    >>> algorithms((8, 64, 56, 56), (64, 64, 3, 3), pad=1)
+    {'forward': 'winograd4', 'dzdx': 'winograd4', 'dzdw': 'winograd4'}
+    >>> algorithms((8, 64, 56, 56), (128, 64, 1, 1), stride=2)
+    {'forward': 'patches', 'dzdx': 'scatter', 'dzdw': 'patches'}
+    """
+    sizes, kind = conv_sizes(x_shape, w_shape, stride, pad, dilate), np.dtype(dtype)
+    if _whole_map(sizes, x_shape):
+        return dict.fromkeys(("forward", "dzdx", "dzdw"), "dense")
+    forward = _choice(sizes, x_shape[1], kind)
+    back, dzdx, dzdw = _flipped(sizes, tuple(x_shape)), "scatter", forward
+    if forward == "depthwise":
+        dzdx = forward
+    elif back is not None:
+        dzdx = _choice(back, w_shape[0], kind)
+        if _turns(forward, sizes, x_shape):
+            dzdw = "turned"
+    if dzdw == "few":
+        dzdw = "patches"
+    return {"forward": forward, "dzdx": dzdx, "dzdw": dzdw}
+
+
+@lru_cache(maxsize=4096)
+def _choice(sizes: Sizes, channels: int, dtype: np.dtype) -> str:
+    """The algorithm of a convolution that isn't dense."""
+    depth, k = channels // sizes.groups, sizes.output[1] // sizes.groups
+    pixels = prod(sizes.output[2:])
+    step_one = sizes.stride == (1, 1)
+    if sizes.groups > 1 and depth == k == 1:
+        return "depthwise"
+    if step_one and sizes.dilate == (1, 1) and sizes.window in ((3, 3), (5, 5)) and prod(sizes.output):
+        five = sizes.window == (5, 5)
+        if _chosen is not None:
+            return "winograd2" if _chosen == "winograd4" and five else _chosen
+        # Double precision is asked for where digits count: the plain sum has more of them.
+        if dtype == np.float32 and min(depth, k) >= 16 and depth * k >= 1024:
+            if five:
+                return "winograd2"
+            if pixels >= 100:
+                return "winograd4"
+            if depth * k >= 1 << 16:
+                return "winograd2"
+    if step_one and sizes.groups == 1 and k <= taps.FEW and depth >= 8 * k and prod(sizes.window) > 1:
+        return "few"
+    return "patches"
 
 
 class Convolution(reference.Convolution):
-    """A row of the patch matrix is what one output pixel sees: h x w pixels of C/groups channels."""
+    """Maps in channels-last memory, pieces of the work on threads, the epilogue while they are in cache."""
 
     def conv(self, x, w, b=None, *, stride=1, pad=0, dilate=1, add=None, relu=None):
         if w is None:
             return super().conv(x, w, b, stride=stride, pad=pad, dilate=dilate, add=add, relu=relu)
-        sizes = conv_sizes(x.shape, w.shape, stride, pad, dilate)
+        sizes = _sizes(x.shape, w.shape, stride, pad, dilate)
         self._check_conv(x, w, b, add, sizes)
-        n, k, *maps = sizes.output
-        y = np.empty((n, *maps, k), x.dtype)
-        add = None if add is None else channels_last(add)
+        epilogue = Epilogue(b, None if add is None else channels_last(add), relu)
         if _whole_map(sizes, x.shape):
-            np.matmul(x.reshape(n, w[0].size), w.reshape(k, -1).T, out=y.reshape(n, k))
-            _finish(y, b, add, relu)
-            return channels_second(y)
-        bank = _bank(w, sizes).swapaxes(1, 2)
-
-        def work(tile):
-            np.matmul(_patches(x, tile, sizes), bank, out=_by_group(y[tile], sizes))
-            _finish(y[tile], b, None if add is None else add[tile], relu)
-
-        each(work, _tiles(sizes, w.shape, x.dtype))
+            n, k, *_ = sizes.output
+            y = empty((n, 1, 1, k), x.dtype)
+            dense.conv(*dense.rows(x, w), y.reshape(n, k))
+            epilogue.finish(y, np.s_[:])
+        else:
+            y = _conv(channels_last(x), w, sizes, epilogue)
         return channels_second(y)
 
     def conv_dzdx(self, dzdy, w, x_shape, *, stride=1, pad=0, dilate=1):
         if w is None:
             return super().conv_dzdx(dzdy, w, x_shape, stride=stride, pad=pad, dilate=dilate)
-        sizes = conv_sizes(x_shape, w.shape, stride, pad, dilate)
+        sizes = _sizes(x_shape, w.shape, stride, pad, dilate)
         one_dtype(dzdy=dzdy, w=w)
         same_shape("dzdy", dzdy, sizes.output)
-        n, k, *_ = sizes.output
+        n, c, *maps = x_shape
         if _whole_map(sizes, x_shape):
-            return (dzdy.reshape(n, k) @ w.reshape(k, -1)).reshape(x_shape)
-        if (flipped := _flipped(w, sizes, x_shape)) is not None:
-            bank, pad = flipped
-            return self.conv(dzdy, bank, pad=pad, dilate=dilate)
-        dzdy, bank = channels_last(dzdy), _bank(w, sizes)
-        dzdx = np.zeros((n, *x_shape[2:], x_shape[1]), dzdy.dtype)
-
-        def work(tiles):  # those of one image, which overlap
-            for tile in tiles:
-                _scatter(np.matmul(_by_group(dzdy[tile], sizes), bank), dzdx, tile, sizes)
-
-        each(work, _by_image(_tiles(sizes, w.shape, dzdy.dtype)))
+            dzdx = dense.conv_dzdx(dzdy.reshape(sizes.output[:2]), dense.rows(w, w)[1])
+            if w.flags.c_contiguous:
+                return dzdx.reshape(x_shape)
+            return channels_second(dzdx.reshape(n, *maps, c))
+        ders = channels_last(dzdy)
+        depthwise = _choice(sizes, c, dzdy.dtype) == "depthwise"
+        if not depthwise and (back := _flipped(sizes, tuple(x_shape))) is not None:
+            return channels_second(_conv(ders, w, back, Epilogue(), flipped=True))
+        dzdx = empty((n, *maps, c), dzdy.dtype)
+        if depthwise:
+            taps.depthwise_dzdx(ders, w, sizes, dzdx)
+        else:
+            in_pieces(lambda piece: piece.fill(0), dzdx)
+            patches.conv_dzdx(ders, _bank(w, sizes), sizes, dzdx)
         return channels_second(dzdx)
 
     def conv_dzdw(self, dzdy, x, w_shape, *, stride=1, pad=0, dilate=1):
-        sizes = conv_sizes(x.shape, w_shape, stride, pad, dilate)
+        sizes = _sizes(x.shape, w_shape, stride, pad, dilate)
         one_dtype(dzdy=dzdy, x=x)
         same_shape("dzdy", dzdy, sizes.output)
-        n, k, *_ = sizes.output
-        if _whole_map(sizes, x.shape):
-            return (dzdy.reshape(n, k).T @ x.reshape(n, prod(w_shape[1:]))).reshape(w_shape)
-        dzdy = channels_last(dzdy)
-
-        def work(tiles):
-            total = np.zeros((sizes.groups, k // sizes.groups, prod(w_shape[1:])), x.dtype)
-            part = np.empty_like(total)
-            for tile in tiles:
-                ders = _by_group(dzdy[tile], sizes).swapaxes(1, 2)
-                total += np.matmul(ders, _patches(x, tile, sizes), out=part)
-            return total
-
-        total = sum(each(work, share(_tiles(sizes, w_shape, x.dtype))), np.zeros((), x.dtype))
-        if not total.ndim:  # of an empty batch
+        if not dzdy.size:  # of an empty batch
             return np.zeros(w_shape, x.dtype)
-        return np.ascontiguousarray(total.reshape(k, *sizes.window, -1).transpose(0, 3, 1, 2))
+        if _whole_map(sizes, x.shape):
+            ders, (k, depth, *window) = dzdy.reshape(sizes.output[:2]), w_shape
+            if not in_channels_last(w_shape):
+                return dense.conv_dzdw(ders, x.reshape(len(x), -1)).reshape(w_shape)
+            dzdw = dense.conv_dzdw(ders, channels_last(x).reshape(len(x), -1)).reshape(k, *window, depth)
+        else:
+            dzdw = _conv_dzdw(channels_last(dzdy), channels_last(x), w_shape, sizes)
+        return filters(channels_second(dzdw))
+
+
+def _conv(x: Array, w: Array, sizes: Sizes, epilogue: Epilogue, flipped: bool = False) -> Array:
+    """Channels-last maps of channels-last `x` and filters w, or w turned around to go back from dzdy to x."""
+    n, k, *maps = sizes.output
+    kind = _choice(sizes, x.shape[3], x.dtype)
+    if kind == "few":
+        return taps.few_filters(x, _turned(w, sizes) if flipped else w, sizes, epilogue)
+    y = empty((n, *maps, k), x.dtype)
+    if kind == "depthwise":
+        taps.depthwise(x, w, sizes, y, epilogue)
+    elif kind == "patches":
+        bank = _flipped_bank(w, sizes) if flipped else _bank(w, sizes).swapaxes(1, 2)
+        patches.conv(x, bank, sizes, y, epilogue)
+    else:
+        scheme = _scheme(kind, sizes, x.dtype)
+        for filters, inputs, outputs in _groups(len(w), x.shape[3], k, sizes):
+            bank = winograd.bank(scheme, w[filters], flipped)
+            winograd.conv(scheme, x[..., inputs], bank, sizes, y[..., outputs], epilogue.of_group(outputs))
+    return y
+
+
+def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes) -> Array:
+    """The derivative for filters, (K, h, w, C/groups), of channels-last maps."""
+    k, depth, *window = w_shape
+    kind = _choice(sizes, x.shape[3], x.dtype)
+    if kind == "depthwise":
+        return taps.depthwise_dzdw(dzdy, x, sizes)
+    if kind.startswith("winograd"):
+        scheme = _scheme(kind, sizes, x.dtype)
+        dzdw = empty((k, window[0] * window[1], depth), x.dtype)
+        for filters, inputs, _ in _groups(k, x.shape[3], k, sizes):
+            dzdw[filters] = winograd.conv_dzdw(scheme, dzdy[..., filters], x[..., inputs], sizes)
+        return dzdw.reshape(k, *window, depth)
+    shape = (len(x), x.shape[3], *x.shape[1:3])
+    if _turns(kind, sizes, shape) and (back := _flipped(sizes, shape)) is not None:
+        x, dzdy = np.ascontiguousarray(x), np.ascontiguousarray(dzdy)
+        turned = patches.conv_dzdw(x, dzdy, back, k).reshape(depth, *window, k)
+        return turned[:, ::-1, ::-1].transpose(3, 1, 2, 0)
+    return patches.conv_dzdw(np.ascontiguousarray(dzdy), x, sizes, depth).reshape(k, *window, depth)
+
+
+def _turns(kind: str, sizes: Sizes, x_shape: Sequence[int]) -> bool:
+    """Whether the derivative for the filters gathers dzdy rather than x."""
+    fewer = sizes.groups == 1 and 2 * sizes.output[1] <= x_shape[1] and prod(sizes.window) > 1
+    return fewer and kind in ("few", "patches") and _flipped(sizes, tuple(x_shape)) is not None
+
+
+def _scheme(kind: str, sizes: Sizes, dtype: np.dtype) -> winograd.Scheme:
+    return winograd.scheme(int(kind[-1]), sizes.window[0], dtype)
+
+
+def _groups(filters: int, inputs: int, outputs: int, sizes: Sizes) -> list[tuple[slice, slice, slice]]:
+    """For each group its filters, input and output channels."""
+    return [
+        tuple(slice(g * n // sizes.groups, (g + 1) * n // sizes.groups) for n in (filters, inputs, outputs))
+        for g in range(sizes.groups)
+    ]
+
+
+def in_channels_last(w_shape: Sequence[int]) -> bool:
+    """Whether filters of this shape are kept in channels-last memory, as patches are gathered.
+
+    Filters as large as an image aren't: the order makes no difference to them, and turning them costs.
+    """
+    return len(w_shape) == 4 and prod(w_shape[2:]) <= 25
+
+
+def filters(w: Array) -> Array:
+    """`w` in the memory order in which filters of its shape are kept; not copied if it has it."""
+    if in_channels_last(w.shape):
+        return channels_second(np.ascontiguousarray(channels_last(w)))
+    return np.ascontiguousarray(w)
+
+
+@lru_cache(maxsize=4096)
+def _cached_sizes(x_shape, w_shape, stride, pad, dilate):
+    return conv_sizes(x_shape, w_shape, stride, pad, dilate)
+
+
+def _sizes(x_shape, w_shape, stride, pad, dilate) -> Sizes:
+    """`conv_sizes`, remembered where its arguments are tuples of integers."""
+    try:
+        return _cached_sizes(tuple(x_shape), tuple(w_shape), stride, pad, dilate)
+    except TypeError:  # lists
+        return conv_sizes(x_shape, w_shape, stride, pad, dilate)
 
 
 def _whole_map(sizes: Sizes, x_shape: Sequence[int]) -> bool:
@@ -93,19 +255,9 @@ def _whole_map(sizes: Sizes, x_shape: Sequence[int]) -> bool:
     return sizes.groups == 1 and sizes.window == tuple(x_shape[2:]) and not any(sizes.pad)
 
 
-def _tiles(sizes: Sizes, w_shape: Sequence[int], dtype: np.dtype) -> list[Tile]:
-    row_bytes = sizes.groups * prod(w_shape[1:]) * dtype.itemsize
-    n, _, *maps = sizes.output
-    return list(tiles((n, *maps), max(1, PATCH_BYTES // row_bytes)))
-
-
-def _by_image(pieces: list[Tile]) -> list[list[Tile]]:
-    """Tiles in lists, those of one image in the same."""
-    return [list(group) for _, group in groupby(pieces, key=lambda tile: tile[0].start)]
-
-
-def _flipped(w: Array, sizes: Sizes, x_shape: Sequence[int]) -> tuple[Array, tuple[int, ...]] | None:
-    """At stride 1 the data derivative is a convolution too, with this bank and padding; else None.
+@lru_cache(maxsize=4096)
+def _flipped(sizes: Sizes, x_shape: tuple[int, ...]) -> Sizes | None:
+    """The convolution of dzdy, with the filters turned around, that is the derivative for the data, or None.
 
     It has a product for every pixel of x, the other way one for every pixel of y: None where x has many more.
     """
@@ -114,86 +266,22 @@ def _flipped(w: Array, sizes: Sizes, x_shape: Sequence[int]) -> tuple[Array, tup
     many_more = 4 * prod(x_shape[2:]) > 5 * prod(sizes.output[2:])
     if sizes.stride != (1, 1) or min(pad) < 0 or many_more:
         return None
-    k, depth = w.shape[:2]
-    by_group = w.reshape(sizes.groups, k // sizes.groups, depth, *sizes.window)[..., ::-1, ::-1]
-    return by_group.swapaxes(1, 2).reshape(x_shape[1], k // sizes.groups, *sizes.window), pad
+    return sizes._replace(output=tuple(x_shape), pad=pad)
 
 
 def _bank(w: Array, sizes: Sizes) -> Array:
     """The filters as (groups, K/groups, h w C/groups)."""
-    k = w.shape[0]
-    return np.ascontiguousarray(w.transpose(0, 2, 3, 1)).reshape(sizes.groups, k // sizes.groups, -1)
+    return np.ascontiguousarray(w.transpose(0, 2, 3, 1)).reshape(sizes.groups, len(w) // sizes.groups, -1)
 
 
-def _by_group(piece: Array, sizes: Sizes) -> Array:
-    """A channels-last tile as (groups, pixels, channels/groups)."""
-    return piece.reshape(-1, sizes.groups, piece.shape[-1] // sizes.groups).swapaxes(0, 1)
+def _flipped_bank(w: Array, sizes: Sizes) -> Array:
+    """The filters turned around, as (groups, h w K/groups, C/groups)."""
+    by_group = w.reshape(sizes.groups, -1, *w.shape[1:])[..., ::-1, ::-1].transpose(0, 3, 4, 1, 2)
+    bank = empty(by_group.shape, w.dtype)
+    bank[...] = by_group
+    return bank.reshape(sizes.groups, -1, w.shape[1])
 
 
-def _patches(x: Array, tile: Tile, sizes: Sizes) -> Array:
-    """The rows of the patch matrix for the output pixels in `tile`: (groups, pixels, h w C/groups)."""
-    images, *outputs = tile
-    # The part of the padded input that the tile sees; on an axis with one tap, only what it meets.
-    hops, cuts = [], []
-    for axis, (seen, taps) in enumerate(zip(outputs, sizes.window, strict=True)):
-        stride, count = sizes.stride[axis], seen.stop - seen.start
-        start = seen.start * stride - sizes.pad[2 * axis]
-        length = (count - 1) * stride + (taps - 1) * sizes.dilate[axis] + 1
-        hops.append(stride if taps > 1 else 1)
-        cuts.append((start, length, 1) if taps > 1 else (start, count, stride))
-    strip = _strip(channels_last(x)[images], *cuts)
-    if sizes.window == (1, 1):
-        return _by_group(strip, sizes)
-    strip = np.ascontiguousarray(strip)
-    n, _, _, c = strip.shape
-    image, row, pixel, item = strip.strides
-    depth, (below, beside) = c // sizes.groups, sizes.dilate
-    windows = np.ndarray(
-        (sizes.groups, n, *(s.stop - s.start for s in outputs), *sizes.window, depth),
-        strip.dtype,
-        strip,
-        strides=(depth * item, image, row * hops[0], pixel * hops[1], row * below, pixel * beside, item),
-    )
-    return np.ascontiguousarray(windows).reshape(sizes.groups, -1, depth * sizes.window[0] * sizes.window[1])
-
-
-def _strip(x: Array, rows: tuple[int, int, int], columns: tuple[int, int, int]) -> Array:
-    """Pixels of channels-last maps at (start, count, step) along each axis; zeros outside the image."""
-    (row, height, down), (column, width, across) = rows, columns
-    into, out = zip(
-        overlap(slice(0, height), row, down, x.shape[1]),
-        overlap(slice(0, width), column, across, x.shape[2]),
-        strict=True,
-    )
-    inside = x[:, *out]
-    if inside.shape[1:3] == (height, width):
-        return inside
-    strip = np.zeros((x.shape[0], height, width, x.shape[3]), x.dtype)
-    strip[:, *into] = inside
-    return strip
-
-
-def _scatter(patches: Array, x: Array, tile: Tile, sizes: Sizes) -> None:
-    """Add the rows of a patch matrix to the pixels of channels-last `x` they were gathered from."""
-    images, *outputs = tile
-    n, groups, maps = images.stop - images.start, sizes.groups, x.shape[1:3]
-    patches = patches.reshape(groups, n, *(s.stop - s.start for s in outputs), *sizes.window, -1)
-    patches, x = patches.transpose(1, 2, 3, 4, 5, 0, 6), x[images].reshape(n, *maps, groups, -1)
-    rows, columns = tap_overlaps(outputs, sizes, maps)
-    for u, (of_rows, to_rows) in enumerate(rows):
-        for v, (of_columns, to_columns) in enumerate(columns):
-            x[:, to_rows, to_columns] += patches[:, of_rows, of_columns, u, v]
-
-
-def _finish(y: Array, b: Array | None, add: Array | None, relu: float | None) -> None:
-    """The epilogue, in place, while the channels-last tile `y` is in cache."""
-    if b is not None:
-        y += b
-    if add is not None:
-        y += add
-    if relu is not None:
-        if relu:
-            larger = np.maximum if relu <= 1 else np.minimum
-            larger(y, y * relu, out=y)
-        else:
-            np.fmax(y, 0, out=y)
+def _turned(w: Array, sizes: Sizes) -> Array:
+    """Filters (K, C, h, w) of one group turned around, (C, K, h, w)."""
+    return w.swapaxes(0, 1)[..., ::-1, ::-1]

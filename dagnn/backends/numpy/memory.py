@@ -55,11 +55,12 @@ class Pool:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._idle: list[tuple[int, int, np.ndarray]] = []  # (bytes, number, memory), by size
+        # (bytes, number, memory), by size; of one size that which came back last is first: it may be in cache.
+        self._idle: list[tuple[int, int, np.ndarray]] = []
         # Leases end at any time, garbage collection within our own lines included: without the lock.
         self._returned: deque[tuple[int, int, np.ndarray]] = deque()
         self._in_use = self._most_in_use = 0
-        self._number = 0  # counts blocks as they come back, so that none compares to another's memory
+        self._number = 0  # counts down as blocks come back
 
     def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """An array with arbitrary contents."""
@@ -99,7 +100,7 @@ class Pool:
     def _take_back(self) -> None:
         while self._returned:
             nbytes, _, memory = self._returned.popleft()
-            self._number += 1
+            self._number -= 1
             self._in_use -= nbytes
             insort(self._idle, (nbytes, self._number, memory))
 
@@ -108,7 +109,7 @@ class Pool:
         most = SLACK * max(self._most_in_use, self._in_use + nbytes)
         excess = self._in_use + sum(block[0] for block in self._idle) + nbytes - most
         while excess > 0 and self._idle:
-            oldest = min(self._idle, key=lambda block: block[1])
+            oldest = max(self._idle, key=lambda block: block[1])
             self._idle.remove(oldest)
             excess -= oldest[0]
 

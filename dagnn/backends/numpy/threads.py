@@ -79,7 +79,10 @@ def each(work: Callable[[T], Any], pieces: Sequence[T]) -> list[Any]:
     """[work(piece) for piece in pieces], as many at once as there are threads; the caller is one of them."""
     helpers = min(num_threads(), len(pieces)) - 1
     if helpers < 1 or getattr(_here, "works", False):
-        return [work(piece) for piece in pieces]
+        if num_threads() > 1:
+            return [work(piece) for piece in pieces]
+        with one_thread:
+            return [work(piece) for piece in pieces]
     job = _Job(work, pieces)
     with one_thread:
         _crew.call(job, helpers)

@@ -1,0 +1,47 @@
+"""Fully connected layers: filters as large as the image, few pixels, and a bank that is read once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..reference.checks import Array
+from .memory import empty
+from .threads import each, num_threads
+
+ROWS_BYTES = 4 << 20
+"""Rows of a bank that are written at a time: they stay in cache while BLAS adds to them."""
+
+
+def rows(x: Array, w: Array) -> tuple[Array, Array]:
+    """x (N, C, h, w) as (N, D) and a bank (K, C, h, w) as (K, D), both in the bank's memory order."""
+    order = (0, 1, 2, 3) if w.flags.c_contiguous else (0, 2, 3, 1)
+    return x.transpose(order).reshape(len(x), w[0].size), w.transpose(order).reshape(len(w), w[0].size)
+
+
+def conv(x: Array, bank: Array, y: Array) -> None:
+    """y (N, K) of x (N, D) and `bank` (K, D): the bank on the left, for BLAS packs what is on the right."""
+    turned = empty((len(bank), len(x)), x.dtype)
+    each(lambda part: np.matmul(bank[part], x.T, out=turned[part]), _even(len(bank)))
+    y[...] = turned.T
+
+
+def conv_dzdx(dzdy: Array, bank: Array) -> Array:
+    """dzdx (N, D) of dzdy (N, K) and `bank` (K, D)."""
+    dzdx = empty((len(dzdy), bank.shape[1]), dzdy.dtype)
+    each(lambda part: np.matmul(dzdy, bank[:, part], out=dzdx[:, part]), _even(bank.shape[1]))
+    return dzdx
+
+
+def conv_dzdw(dzdy: Array, x: Array) -> Array:
+    """dzdw (K, D) of dzdy (N, K) and x (N, D)."""
+    dzdw = empty((dzdy.shape[1], x.shape[1]), x.dtype)
+    step = max(8, ROWS_BYTES // max(1, x[:1].nbytes))
+    parts = [slice(start, start + step) for start in range(0, len(dzdw), step)]
+    each(lambda part: np.matmul(dzdy[:, part].T, x, out=dzdw[part]), parts)
+    return dzdw
+
+
+def _even(n: int, least: int = 256) -> list[slice]:
+    """`n` rows or columns in a few slices for each thread."""
+    step = max(least, -(-n // (4 * num_threads())))
+    return [slice(start, min(n, start + step)) for start in range(0, n, step)]

@@ -1,0 +1,209 @@
+"""Convolution as matrix products: a row of the patch matrix is what one output pixel sees.
+
+A pixel sees h x w pixels of C/groups channels. Only a bounded part of the patch matrix is there at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from math import prod
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from ..reference.checks import Array
+from ..reference.convolution import Sizes
+from .epilogue import Epilogue
+from .memory import empty
+from .threads import each, num_threads, share
+from .tiles import Tile, overlap, tap_overlaps, tiles
+
+PATCH_BYTES = 1 << 20
+"""The most memory the patch matrix of a thread takes: it stays in cache, and is enough for BLAS."""
+WHOLE_BYTES = 24 << 20
+"""A patch matrix up to this size may be made whole, where a large bank would be read for each small tile."""
+LARGE_BANK = 1 << 21
+
+
+def conv(x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogue) -> None:
+    """Write into channels-last `y` what `bank` (groups, h w C/groups, K/groups) makes of channels-last `x`."""
+    n, k, *maps = sizes.output
+    patch_bytes = sizes.groups * bank.shape[1] * x.itemsize
+    if sizes.groups == 1 and bank.nbytes > LARGE_BANK and n * prod(maps) * patch_bytes <= WHOLE_BYTES:
+        _by_filters(x, bank[0], sizes, y.reshape(-1, k), epilogue)
+        return
+
+    def work(tile: Tile) -> None:
+        part = y[tile]
+        np.matmul(patches(x, tile, sizes), bank, out=by_group(part, sizes))
+        epilogue.finish(part, tile)
+
+    each(work, _tiles(sizes, patch_bytes + k * x.itemsize))
+
+
+def _by_filters(x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogue) -> None:
+    """The product of the whole patch matrix with a large bank (h w C, K), its columns shared out."""
+    if sizes.window == (1, 1) and sizes.stride == (1, 1) and not any(sizes.pad):
+        whole = x.reshape(len(y), -1)
+    else:
+        whole = empty((len(y), len(bank)), x.dtype)
+        pieces = _tiles(sizes, whole[:1].nbytes)
+        ends = np.cumsum([prod(s.stop - s.start for s in tile) for tile in pieces])
+
+        def gather(k: int) -> None:
+            rows = patches(x, pieces[k], sizes)[0]
+            whole[ends[k] - len(rows) : ends[k]] = rows
+
+        each(gather, range(len(pieces)))
+    add = None if epilogue.add is None else epilogue.add.reshape(y.shape)
+
+    def work(part: slice) -> None:
+        np.matmul(whole, bank[:, part], out=y[:, part])
+        Epilogue(epilogue.b, add, epilogue.relu).of_group(part).finish(y[:, part], np.s_[:, :])
+
+    each(work, _parts(bank.shape[1]))
+
+
+def _parts(n: int, least: int = 16) -> list[slice]:
+    """`n` things in about two slices for each thread, of at least `least`."""
+    step = max(least, -(-n // (2 * num_threads())))
+    return [slice(start, min(n, start + step)) for start in range(0, n, step)]
+
+
+def conv_dzdx(dzdy: Array, bank: Array, sizes: Sizes, dzdx: Array) -> None:
+    """Add to channels-last `dzdx`, zeros, the derivative from channels-last `dzdy`: patches, added up.
+
+    `bank` is (groups, K/groups, h w C/groups).
+    """
+
+    def work(tiles: list[Tile]) -> None:  # those of one image, which overlap
+        for tile in tiles:
+            ders = by_group(dzdy[tile], sizes)
+            made = empty((sizes.groups, ders.shape[1], bank.shape[2]), bank.dtype)
+            _scatter(np.matmul(ders, bank, out=made), dzdx, tile, sizes)
+
+    pieces = _tiles(sizes, sizes.groups * bank[0, 0].nbytes)
+    each(work, [list(group) for _, group in groupby(pieces, key=lambda tile: tile[0].start)])
+
+
+def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int) -> Array:
+    """The derivative for the filters, (groups, K/groups, h w C/groups), from channels-last `dzdy` and `x`."""
+    k, groups = dzdy.shape[3], sizes.groups
+    shape = (groups, k // groups, prod(sizes.window) * depth)
+    row_bytes = groups * shape[2] * x.itemsize
+    total = empty(shape, x.dtype)
+    pixels = dzdy.size // k
+    if groups == 1 and total.nbytes > LARGE_BANK // 4 and pixels * row_bytes <= 4 * WHOLE_BYTES:
+        _taps_dzdw(dzdy.reshape(pixels, k), x, sizes, total.reshape(k, -1, depth))
+        return total
+
+    def work(pieces: Sequence[Tile]) -> Array:
+        own, part = empty(shape, x.dtype), empty(shape, x.dtype)
+        own.fill(0)
+        for tile in pieces:
+            ders = by_group(dzdy[tile], sizes).swapaxes(1, 2)
+            own += np.matmul(ders, patches(x, tile, sizes), out=part)
+        return own
+
+    total.fill(0)
+    for own in each(work, share(_tiles(sizes, row_bytes))):
+        total += own
+    return total
+
+
+def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
+    """The derivative (K, h w, C) for a large bank and few pixels: one product for each tap, none to add."""
+    c = x.shape[3]
+    (_, across), (height, width) = sizes.window, sizes.output[2:]
+
+    def work(job: tuple[int, slice]) -> None:
+        tap, filters = job
+        u, v = divmod(tap, across)
+        cuts = (
+            (u * sizes.dilate[0] - sizes.pad[0], height, sizes.stride[0]),
+            (v * sizes.dilate[1] - sizes.pad[2], width, sizes.stride[1]),
+        )
+        seen = np.ascontiguousarray(strip(x, *cuts)).reshape(-1, c)
+        np.matmul(dzdy[:, filters].T, seen, out=dzdw[filters, tap])
+
+    taps = prod(sizes.window)
+    filters = _parts(dzdw.shape[0], least=64) if taps < 2 * num_threads() else [slice(0, dzdw.shape[0])]
+    each(work, [(tap, part) for tap in range(taps) for part in filters])
+
+
+def _tiles(sizes: Sizes, row_bytes: int) -> list[Tile]:
+    n, _, *maps = sizes.output
+    return list(tiles((n, *maps), max(1, PATCH_BYTES // row_bytes)))
+
+
+def by_group(piece: Array, sizes: Sizes) -> Array:
+    """A channels-last tile as (groups, pixels, channels/groups)."""
+    return piece.reshape(-1, sizes.groups, piece.shape[-1] // sizes.groups).swapaxes(0, 1)
+
+
+def patches(x: Array, tile: Tile, sizes: Sizes) -> Array:
+    """The rows of the patch matrix of channels-last `x` for the output pixels in `tile`.
+
+    They are (groups, pixels, h w C/groups).
+    """
+    images, *outputs = tile
+    # The part of the padded input that the tile sees; on an axis with one tap, only what it meets.
+    hops, cuts = [], []
+    for axis, (seen, taps) in enumerate(zip(outputs, sizes.window, strict=True)):
+        stride, count = sizes.stride[axis], seen.stop - seen.start
+        start = seen.start * stride - sizes.pad[2 * axis]
+        length = (count - 1) * stride + (taps - 1) * sizes.dilate[axis] + 1
+        hops.append(stride if taps > 1 else 1)
+        cuts.append((start, length, 1) if taps > 1 else (start, count, stride))
+    piece = strip(x[images], *cuts)
+    if sizes.window == (1, 1):
+        return by_group(piece, sizes)
+    if piece.strides[3] != piece.itemsize or piece.strides[2] != piece.itemsize * piece.shape[3]:
+        piece = _copied(piece)
+    n, _, _, c = piece.shape
+    image, row, pixel, item = piece.strides
+    depth, (below, beside) = c // sizes.groups, sizes.dilate
+    windows = as_strided(
+        piece,
+        (sizes.groups, n, *(s.stop - s.start for s in outputs), *sizes.window, depth),
+        (depth * item, image, row * hops[0], pixel * hops[1], row * below, pixel * beside, item),
+    )
+    return _copied(windows).reshape(sizes.groups, -1, depth * sizes.window[0] * sizes.window[1])
+
+
+def _copied(a: Array) -> Array:
+    copy = empty(a.shape, a.dtype)
+    copy[...] = a
+    return copy
+
+
+def strip(x: Array, rows: tuple[int, int, int], columns: tuple[int, int, int]) -> Array:
+    """Pixels of channels-last maps at (start, count, step) along each axis; zeros outside the image."""
+    (row, height, down), (column, width, across) = rows, columns
+    into, out = zip(
+        overlap(slice(0, height), row, down, x.shape[1]),
+        overlap(slice(0, width), column, across, x.shape[2]),
+        strict=True,
+    )
+    inside = x[:, *out]
+    if inside.shape[1:3] == (height, width):
+        return inside
+    padded = empty((x.shape[0], height, width, x.shape[3]), x.dtype)
+    (top, left), (bottom, right) = (s.start for s in into), (s.stop for s in into)
+    padded[:, :top] = padded[:, bottom:] = 0
+    padded[:, :, :left] = padded[:, :, right:] = 0
+    padded[:, *into] = inside
+    return padded
+
+
+def _scatter(patches: Array, x: Array, tile: Tile, sizes: Sizes) -> None:
+    """Add the rows of a patch matrix to the pixels of channels-last `x` they were gathered from."""
+    images, *outputs = tile
+    n, groups, maps = images.stop - images.start, sizes.groups, x.shape[1:3]
+    patches = patches.reshape(groups, n, *(s.stop - s.start for s in outputs), *sizes.window, -1)
+    patches, x = patches.transpose(1, 2, 3, 4, 5, 0, 6), x[images].reshape(n, *maps, groups, -1)
+    rows, columns = tap_overlaps(outputs, sizes, maps)
+    for u, (of_rows, to_rows) in enumerate(rows):
+        for v, (of_columns, to_columns) in enumerate(columns):
+            x[:, to_rows, to_columns] += patches[:, of_rows, of_columns, u, v]
