@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
-from zlib import crc32
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from .errors import DTypeError, GraphError, OptionError, ShapeError, shorten
 from .geometry import Shape
 from .layers.layer import Context, ParamSpec
 from .plan import Arrays, Form, Plan, Request, Step, make_plan, shape_and_type
+from .rewrites import fuse
 from .structure import Names, Structure
 from .variables import RELEASED, Param
 
@@ -126,12 +126,13 @@ class DagNN(Structure):
         values = {name: self.backend.asarray(value) for name, value in inputs.items()}
         self._clear_vars()
         self.evaluation += 1
-        contexts, forms = plan.forward(values, self._context)
-        self._keep_values(plan, values)
-        if der_outputs:
-            seeds = {name: self._seed(name, der, forms) for name, der in der_outputs.items()}
-            useful = {name: seeds[name] for name in seeds if name in plan.seeds}
-            self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms))
+        with self.backend.evaluation():
+            contexts, forms = plan.forward(values, self._context)
+            self._keep_values(plan, values)
+            if der_outputs:
+                seeds = {name: self._seed(name, der, forms) for name, der in der_outputs.items()}
+                useful = {name: seeds[name] for name in seeds if name in plan.seeds}
+                self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms))
         return {name: values[name] for name in plan.outputs}
 
     def _request(
@@ -150,6 +151,7 @@ class DagNN(Structure):
         if ders and not der_outputs:
             raise OptionError(f"ders={ders!r} needs der_outputs: derivatives of what?")
         return Request(
+            self._mode,
             frozenset(self._known_vars(inputs)),
             None if outputs is None else tuple(dict.fromkeys(self._known_vars(outputs))),
             frozenset(self._known_vars(der_outputs or ())),
@@ -163,7 +165,7 @@ class DagNN(Structure):
             wires, net_graph = self._wires(), self._graph()
             if len(self._cache) > MOST_PLANS:
                 self._cache.pop(next(key for key in self._cache if isinstance(key, Request)))
-            plan = self._cache[request] = make_plan(
+            plan = make_plan(
                 wires,
                 net_graph,
                 {name: node.layer for name, node in self._nodes.items()},
@@ -172,13 +174,16 @@ class DagNN(Structure):
                 request,
                 self._conserve_memory,
             )
+            if self._conserve_memory:
+                plan = fuse(plan, request, self._cache.setdefault("folded", {}))
+            self._cache[request] = plan
         return plan
 
     def _context(self, step: Step) -> Context:
         return Context(
             self.backend,
             self._mode,
-            partial(self.backend.rng, self.seed, self.evaluation, crc32(step.name.encode())),
+            partial(self.backend.rng, self.seed, self.evaluation, step.key),
             step.wants_inputs,
             step.wants_params,
             self.state[step.name],

@@ -6,9 +6,11 @@ the net caches the Plan until its structure changes, and `forward` and `backward
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
+from zlib import crc32
 
 from . import graph
 from .errors import BackendError, DagnnError, DTypeError, GraphError, PlaceholderError, ShapeError
@@ -18,12 +20,14 @@ from .variables import Param, Var
 
 Arrays = dict[str, Any]
 Form = tuple[tuple[int, ...], Any]  # shape and dtype
+SEQUENCE = (list, tuple)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What an evaluation asks for, by names: the key under which its Plan is cached."""
+    """What an evaluation asks for, by names, and in which mode: the key under which its Plan is cached."""
 
+    mode: str
     given: frozenset[str]
     outputs: tuple[str, ...] | None
     der_outputs: frozenset[str]
@@ -33,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Step:
-    """One layer of the Plan: what it reads and writes, forward and backward."""
+    """One layer of the Plan, or several that one kernel does: what it reads and writes, both ways."""
 
     name: str
     layer: Layer
@@ -42,11 +46,56 @@ class Step:
     params: tuple[Param, ...]
     wants_inputs: tuple[bool, ...]
     wants_params: tuple[bool, ...]
-    releases: tuple[str, ...]  # variables nobody reads after this step
+    releases: tuple[str, ...] = ()  # variables nobody reads after this step
+    fused: Fused | None = None
 
     @property
     def where(self) -> str:
         return f"{type(self.layer).__name__} {self.name!r}"
+
+    @cached_property
+    def key(self) -> int:
+        """What keys its random numbers, by the side of seed and evaluation."""
+        return crc32(self.name.encode())
+
+    @cached_property
+    def reads(self) -> tuple[str, ...]:
+        """All variables it reads."""
+        added = self.fused.add if self.fused else None
+        return self.inputs if added is None else (*self.inputs, added)
+
+    @cached_property
+    def wants(self) -> bool:
+        """Whether the layer has a derivative to compute."""
+        return True in self.wants_inputs or True in self.wants_params
+
+    @cached_property
+    def carries(self) -> bool:
+        """Whether a derivative passes: the layer's, or that of the variable its kernel adds."""
+        return self.wants or (self.fused is not None and self.fused.wants_add)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What the kernel of a step does behind its own layer: + the variable `add`, then a ReLU of leak `relu`.
+
+    `folded` gives the layer other values for its parameters; `plain` are the steps it all stands for.
+    """
+
+    plain: tuple[Step, ...]
+    add: str | None = None
+    wants_add: bool = False
+    relu: float | None = None
+    folded: Callable[[], list[Any]] | None = None
+
+    def epilogue(self, values: Arrays) -> dict[str, Any]:
+        """What the kernel is told."""
+        options: dict[str, Any] = {}
+        if self.add is not None:
+            options["add"] = values[self.add]
+        if self.relu is not None:
+            options["relu"] = self.relu
+        return options
 
 
 @dataclass(frozen=True)
@@ -65,55 +114,34 @@ class Plan:
 
     def forward(
         self, values: Arrays, context: Callable[[Step], Context]
-    ) -> tuple[dict[str, Context], Arrays]:
+    ) -> tuple[dict[str, Context], dict[str, Form]]:
         """Run the layers on `values` (the given inputs), which then hold what is kept.
 
         Returns the contexts of the layers that backward visits, and (shape, dtype) of all variables.
         """
-        contexts: dict[str, Context] = {}
         forms = {name: (value.shape, value.dtype) for name, value in values.items()}
-        inputs: list[Any] = []
-        step = None
-        try:
-            for step in self.steps:
-                inputs = [values[name] for name in step.inputs]
-                ctx = context(step)
-                params = [p._value for p in step.params]
-                outputs = step.layer.forward(ctx, inputs, params)
-                if not isinstance(outputs, list | tuple):
-                    raise ShapeError(f"forward must return a list of outputs, not {type(outputs).__name__}")
-                if len(outputs) != len(step.outputs):
-                    raise ShapeError(f"{len(outputs)} outputs returned, {len(step.outputs)} are connected")
-                for name, value in zip(step.outputs, outputs, strict=True):
-                    if name is not None:
-                        value = _checked(value, ctx, inputs, params)
-                        values[name] = value
-                        forms[name] = value.shape, value.dtype
-                if ctx.saves:
-                    contexts[step.name] = ctx
-                for name in step.releases:
-                    values.pop(name, None)
-        except Exception as error:
-            _explain(error, step, zip(step.inputs, inputs, strict=False) if step else ())
-            raise
-        return contexts, forms
+        return run(self.steps, values, forms, context), forms
 
     def backward(
         self, seeds: Arrays, contexts: dict[str, Context], forms: Mapping[str, Form]
     ) -> tuple[Arrays, Arrays]:
         """Carry `seeds` back through the BP-reversed graph: (derivatives of variables, of parameters)."""
-        ders, der_params = _Sums(seeds), _Sums({})
+        ders, der_params, keep = _Sums(seeds), _Sums({}), self.kept_ders
         step, arriving = None, []
         try:
             for step in self.backward_steps:
-                keep = self.kept_ders
                 arriving = [
                     None if n is None else ders.get(n) if n in keep else ders.pop(n, None)
                     for n in step.outputs
                 ]
-                if all(der is None for der in arriving):
-                    continue
                 ctx = contexts.pop(step.name)
+                if arriving[0] is None and all(der is None for der in arriving):
+                    continue
+                backend = ctx.backend
+                if step.fused is not None:
+                    _through_epilogue(step.fused, ctx, arriving, ders, forms)
+                    if not step.wants:
+                        continue
                 der_inputs, der_ws = _pair(
                     step.layer.backward(ctx, [p._value for p in step.params], arriving)
                 )
@@ -124,16 +152,77 @@ class Plan:
                     )
                 for name, wanted, der in zip(step.inputs, step.wants_inputs, der_inputs, strict=True):
                     if wanted and der is not None:
-                        ders.add(name, _fitting(der, *forms[name], name))
+                        ders.add(name, _fitting(der, *forms[name], name), backend)
                 for param, wanted, der in zip(step.params, step.wants_params, der_ws, strict=True):
                     if wanted and der is not None:
                         w = param._value
-                        der_params.add(param.name, _fitting(der, w.shape, w.dtype, param.name))
+                        der_params.add(param.name, _fitting(der, w.shape, w.dtype, param.name), backend)
+                der = None
                 del der_inputs, der_ws, ctx
         except Exception as error:
             _explain(error, step, zip(step.outputs, arriving, strict=False) if step else (), "der of ")
             raise
         return ders, der_params
+
+
+def run(
+    steps: Iterable[Step], values: Arrays, forms: dict[str, Form], context: Callable[[Step], Context]
+) -> dict[str, Context]:
+    """Run steps forward on `values`, which then hold what isn't released; the contexts for backward."""
+    contexts: dict[str, Context] = {}
+    native = {type(value) for value in values.values()}  # arrays of the backend: `eval` made them so
+    inputs: list[Any] = []
+    step = None
+    try:
+        for step in steps:
+            inputs = [values[name] for name in step.inputs]
+            ctx = context(step)
+            fused = step.fused
+            params = [p._value for p in step.params]
+            if fused is not None:
+                params = fused.folded() if fused.folded else params
+                ctx.epilogue = fused.epilogue(values)
+            outputs = step.layer.forward(ctx, inputs, params)
+            if not isinstance(outputs, SEQUENCE):
+                raise ShapeError(f"forward must return a list of outputs, not {type(outputs).__name__}")
+            if len(outputs) != len(step.outputs):
+                raise ShapeError(f"{len(outputs)} outputs returned, {len(step.outputs)} are connected")
+            for name, value in zip(step.outputs, outputs, strict=True):
+                if name is not None:
+                    if type(value) not in native or not _of_one_type(value, inputs, params):
+                        value = _checked(value, ctx, inputs, params)
+                    values[name] = value
+                    forms[name] = value.shape, value.dtype
+            if step.carries:
+                contexts[step.name] = ctx
+                if fused is not None:
+                    ctx.epilogue = {}
+                    ctx.output = None if fused.relu is None else outputs[0]
+            for name in step.releases:
+                values.pop(name, None)
+    except Exception as error:
+        if step is not None:
+            if step.fused is not None:
+                _run_apart(step.fused.plain, values, context)
+            _explain(error, step, zip(step.inputs, inputs, strict=False))
+        raise
+    return contexts
+
+
+def _run_apart(steps: Sequence[Step], values: Arrays, context: Callable[[Step], Context]) -> None:
+    """Run the steps that a fused one stands for: what failed in it fails again, in the layer it is about."""
+    run([replace(step, releases=()) for step in steps], dict(values), {}, context)
+
+
+def _through_epilogue(
+    fused: Fused, ctx: Context, arriving: list[Any], ders: _Sums, forms: Mapping[str, Form]
+) -> None:
+    """Carry the derivative that arrives back to behind the layer itself, and to what was added."""
+    if fused.relu is not None:
+        y, ctx.output = ctx.output, None
+        arriving[0] = ctx.backend.relu_dzdx(arriving[0], y, fused.relu)
+    if fused.wants_add and fused.add is not None:
+        ders.add(fused.add, _fitting(arriving[0], *forms[fused.add], fused.add), ctx.backend)
 
 
 class _Sums(dict[str, Any]):
@@ -143,7 +232,7 @@ class _Sums(dict[str, Any]):
         super().__init__(seeds)
         self._own: set[str] = set()
 
-    def add(self, name: str, der: Any) -> None:
+    def add(self, name: str, der: Any, backend: Any) -> None:
         before = self.get(name)
         if before is None:
             self[name] = der
@@ -151,7 +240,8 @@ class _Sums(dict[str, Any]):
         elif name in self._own:
             self[name] += der
         else:
-            self[name] = before + der
+            alike = der.dtype.kind == "f" and der.dtype == before.dtype
+            self[name] = backend.sum([before, der]) if alike else before + der
             self._own.add(name)
 
 
@@ -195,11 +285,11 @@ def make_plan(
         kept = {*outputs, *request.keep, *precious}
         if request.der_outputs:
             kept |= request.given & touched
-    last = graph.last_uses(cut)
-    steps = {}
-    for wire in chosen:
-        own = [params[n] for n in wire.params]
-        steps[wire.name] = _step(wire, layers[wire.name], own, back, request.given, kept, last)
+    made = [
+        _step(wire, layers[wire.name], [params[n] for n in wire.params], back, request.given)
+        for wire in chosen
+    ]
+    steps = {step.name: step for step in with_lifetimes(made, kept)}
     position = {name: k for k, name in enumerate(steps)}
     return Plan(
         outputs=outputs,
@@ -220,11 +310,8 @@ def _step(
     params: Sequence[Param],
     back: Graph,
     given: Collection[str],
-    kept: Collection[str],
-    last: Mapping[str, str],
 ) -> Step:
     written = set(back.successors(("der_layer", wire.name))) if ("der_layer", wire.name) in back else set()
-    names = dict.fromkeys((*wire.inputs, *wire.outputs))
     return Step(
         name=wire.name,
         layer=layer,
@@ -233,8 +320,24 @@ def _step(
         params=tuple(params),
         wants_inputs=tuple(bool({("der_var", n), ("sum_var", n)} & written) for n in wire.inputs),
         wants_params=tuple(bool({("der_param", n), ("sum_param", n)} & written) for n in wire.params),
-        releases=tuple(n for n in names if last.get(n) == wire.name and n not in kept),
     )
+
+
+def with_lifetimes(steps: Sequence[Step], kept: Collection[str]) -> tuple[Step, ...]:
+    """`steps`, each releasing the variables that nobody reads after it and that aren't `kept`."""
+    wires = [Wire(step.name, step.reads, tuple(n for n in step.outputs if n is not None)) for step in steps]
+    last = graph.last_uses(wires)
+    releases: dict[str, list[str]] = {step.name: [] for step in steps}
+    for name, reader in last.items():
+        if name not in kept:
+            releases[reader].append(name)
+    return tuple(replace(step, releases=tuple(releases[step.name])) for step in steps)
+
+
+def _of_one_type(value: Any, inputs: Sequence[Any], params: Sequence[Any]) -> bool:
+    """Whether an output certainly has the type of the layer's data and parameters."""
+    dtype = value.dtype
+    return (not inputs or inputs[0].dtype is dtype) and (not params or params[0].dtype is dtype)
 
 
 def _checked(value: Any, ctx: Context, inputs: Sequence[Any], params: Sequence[Any]) -> Any:
@@ -253,8 +356,10 @@ def _checked(value: Any, ctx: Context, inputs: Sequence[Any], params: Sequence[A
 
 def _pair(result: Any) -> tuple[Sequence[Any], Sequence[Any]]:
     """What backward returned, if it is (der_inputs, der_params)."""
-    if isinstance(result, tuple) and len(result) == 2 and all(isinstance(r, list | tuple) for r in result):
-        return result
+    if isinstance(result, tuple) and len(result) == 2:
+        der_inputs, der_params = result
+        if isinstance(der_inputs, SEQUENCE) and isinstance(der_params, SEQUENCE):
+            return result
     raise ShapeError("backward must return two lists, (der_inputs, der_params)")
 
 

@@ -21,9 +21,10 @@ ALLOWED = {
     "layers": {"errors", "geometry"},
     "variables": {"errors", "graph", "layers", "numpy"},
     "plan": {"errors", "graph", "layers", "variables", "backends"},
+    "rewrites": {"errors", "layers", "variables", "plan"},
     "structure": {"errors", "geometry", "graph", "layers", "variables"},
     "zoo": {"errors", "layers", "net", "numpy"},
-    "net": {"errors", "geometry", "layers", "plan", "structure", "variables", "backends", "numpy"},
+    "net": {"errors", "geometry", "layers", "plan", "rewrites", "structure", "variables", "backends", "numpy"},
 }
 # imported inside functions only, so that `import dagnn` stays light and cycles stay impossible
 LAZY = {"net": {"io", "summary", "profile", "deploy", "simplenn"}, "layers": {"numpy"}}

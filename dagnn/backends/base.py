@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -73,6 +74,15 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
         True
         """
         return np.random.default_rng(keys)
+
+    def evaluation(self) -> AbstractContextManager[Any]:
+        """What a whole evaluation runs inside, so that kernels needn't each prepare the same.
+
+        >>> with Backend().evaluation():
+        ...     Backend().relu(np.array([-1.0, 2.0]))
+        array([0., 2.])
+        """
+        return nullcontext()
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         """A new array with arbitrary contents.

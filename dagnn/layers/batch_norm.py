@@ -50,7 +50,8 @@ class BatchNorm(Layer):
         count(self, "input", len(inputs), 1)
         (x,), (multipliers, biases, moments) = inputs, params
         given = None if ctx.training else moments
-        y, used = ctx.backend.batch_norm(x, multipliers, biases, epsilon=self.epsilon, moments=given)
+        options = {"epsilon": self.epsilon, "moments": given, **ctx.epilogue}
+        y, used = ctx.backend.batch_norm(x, multipliers, biases, **options)
         propagates = any(ctx.wants_inputs) or any(ctx.wants_params[:2])
         ctx.save(x if propagates else None, used)
         return [y]

@@ -58,7 +58,7 @@ class Conv(Layer):
     def forward(self, ctx, inputs, params):
         count(self, "input", len(inputs), 1)
         (x,), (w, b) = inputs, (*params, None)[:2]
-        y = ctx.backend.conv(x, w, b, **self._window)
+        y = ctx.backend.conv(x, w, b, **self._window, **ctx.epilogue)
         ctx.save(x.shape, x if any(ctx.wants_params[:1]) else None)
         return [y]
 

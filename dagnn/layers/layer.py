@@ -32,14 +32,18 @@ class Context:
     """What one evaluation gives a layer: kernels, mode, randomness, and room for what backward needs.
 
     `wants_inputs` and `wants_params` say, already in forward, which derivatives will be asked for;
-    where none is, `save` does nothing. `state` survives evaluations until `net.reset()`.
+    where none is, `save` does nothing. `state` survives evaluations until `net.reset()`. `epilogue` are
+    options for the layer's kernel, which then does what layers behind this one would (a sum, a ReLU); it is
+    empty but for layers that are known to hand it on.
     """
 
     __slots__ = (
         "_drawn",
         "_rng",
         "backend",
+        "epilogue",
         "mode",
+        "output",
         "saved",
         "saves",
         "state",
@@ -61,6 +65,8 @@ class Context:
         self.wants_inputs = wants_inputs
         self.wants_params = wants_params
         self.state = {} if state is None else state
+        self.epilogue: dict[str, Any] = {}
+        self.output: Any = None  # of a kernel with epilogue: the Plan's, for backward
         self.saved: tuple[Any, ...] = ()
         self._rng, self._drawn = rng, None
         self.saves = True in wants_inputs or True in wants_params

@@ -18,7 +18,7 @@ class Sum(Layer):
 
     def forward(self, ctx, inputs, params):
         self.output_shapes([x.shape for x in inputs])
-        return [ctx.backend.sum(inputs)]
+        return [ctx.backend.sum(inputs, **ctx.epilogue)]
 
     def backward(self, ctx, params, der_outputs):
         return list(der_outputs) * len(ctx.wants_inputs), []

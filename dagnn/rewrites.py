@@ -1,0 +1,158 @@
+"""Rewrites of the Plan, Plan -> Plan: several layers as one step, where one kernel can do them.
+
+A convolution or batch normalisation takes the sum of two variables behind it, and these and any sum the ReLU
+behind them, into its kernel's epilogue: the maps are finished while they are in cache. In mode "test", where
+nothing goes back, a batch normalisation disappears in the filters and biases of the convolution before it.
+
+The net stays as it is. A variable is only fused away if one layer alone reads it and nobody asked for it; and
+as a derived class may do anything, only the layers' own classes are known.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from typing import Any
+
+from .errors import ShapeError
+from .layers import BatchNorm, Conv, ReLU, Sum
+from .plan import Fused, Plan, Request, Step, with_lifetimes
+from .variables import Param
+
+Folds = dict[tuple[Param, ...], "Folded"]
+
+
+def fuse(plan: Plan, request: Request, folds: Folds) -> Plan:
+    """The plan with fewer steps and the same results.
+
+    `folds` keeps the folded filters, by parameters, for all plans of a net.
+    """
+    search = _Search(plan, request)
+    groups = search.groups(folding=request.mode == "test" and not request.der_outputs)
+    if not groups:
+        return plan
+    fused = {chain[0].name: _fused(chain, search, folds) for chain in groups}
+    gone = {step.name for chain in groups for step in chain[1:]}
+    left = [fused.get(step.name, step) for step in plan.steps if step.name not in gone]
+    steps = with_lifetimes(_ordered(left), plan.kept_values)
+    return replace(plan, steps=steps, backward_steps=tuple(step for step in reversed(steps) if step.carries))
+
+
+class _Search:
+    """Finds chains of steps that one kernel can do."""
+
+    def __init__(self, plan: Plan, request: Request) -> None:
+        self.steps = plan.steps
+        self.asked = plan.kept_values | plan.kept_ders | request.der_outputs
+        self.readers: dict[str, list[Step]] = defaultdict(list)
+        for step in plan.steps:
+            for name in step.inputs:
+                self.readers[name].append(step)
+        self.taken: set[str] = set()  # steps that are the tail of a chain
+
+    def groups(self, folding: bool) -> list[list[Step]]:
+        """Chains of at least two steps."""
+        chains = {step.name: [step] for step in self.steps}
+        if folding:
+            for step in self.steps:
+                if type(step.layer) is Conv:
+                    self._append(chains[step.name], BatchNorm)
+        # A sum goes with the one of its terms that is computed last: the other one is there by then.
+        for step in reversed(self.steps):
+            if type(step.layer) in (Conv, BatchNorm) and step.name not in self.taken:
+                self._append(chains[step.name], Sum)
+        for step in self.steps:
+            if type(step.layer) in (Conv, BatchNorm, Sum) and step.name not in self.taken:
+                self._append(chains[step.name], ReLU)
+        return [chain for chain in chains.values() if len(chain) > 1]
+
+    def _append(self, chain: list[Step], kind: type) -> None:
+        step = self.only_reader(chain[-1])
+        if step is None or type(step.layer) is not kind or step.name in self.taken:
+            return
+        if isinstance(step.layer, ReLU) and step.layer.backprop != "relu":
+            return
+        if isinstance(step.layer, Sum) and len(step.inputs) != 2:
+            return
+        chain.append(step)
+        self.taken.add(step.name)
+
+    def only_reader(self, step: Step) -> Step | None:
+        """The one step that reads the output of this one, which nobody else wants to see."""
+        if len(step.outputs) != 1 or step.outputs[0] is None or step.outputs[0] in self.asked:
+            return None
+        readers = self.readers[step.outputs[0]]
+        return readers[0] if len(readers) == 1 else None
+
+
+def _fused(chain: Sequence[Step], search: _Search, folds: Folds) -> Step:
+    head, last = chain[0], chain[-1]
+    fused = Fused(plain=tuple(chain))
+    for before, step in pairwise(chain):
+        if isinstance(step.layer, BatchNorm):
+            params = (*head.params, *step.params)
+            fused = replace(fused, folded=folds.setdefault(params, Folded(head.params, step.params)))
+        elif isinstance(step.layer, Sum):
+            slot = 1 - step.inputs.index(str(before.outputs[0]))
+            fused = replace(fused, add=step.inputs[slot], wants_add=step.wants_inputs[slot])
+        elif isinstance(step.layer, ReLU):
+            fused = replace(fused, relu=step.layer.leak)
+    params = () if fused.folded else head.params
+    wants_params = () if fused.folded else head.wants_params
+    return replace(head, outputs=last.outputs, params=params, wants_params=wants_params, fused=fused)
+
+
+def _ordered(steps: Sequence[Step]) -> list[Step]:
+    """Steps in an order of execution: among those that could run, the first one.
+
+    A fused step may have to wait for the variable it adds.
+    """
+    made = {name: k for k, step in enumerate(steps) for name in step.outputs if name is not None}
+    waits = [{made[name] for name in step.reads if name in made} for step in steps]
+    followers = defaultdict(list)
+    for k, before in enumerate(waits):
+        for other in before:
+            followers[other].append(k)
+    ready = [k for k, before in enumerate(waits) if not before]
+    heapify(ready)
+    ordered = []
+    while ready:
+        k = heappop(ready)
+        ordered.append(steps[k])
+        for follower in followers[k]:
+            waits[follower].discard(k)
+            if not waits[follower]:
+                heappush(ready, follower)
+    return ordered
+
+
+class Folded:
+    """Filters and biases of a convolution with a batch normalisation in them, made anew when either changed.
+
+    w' = w g / sigma, b' = (b - mean) g / sigma + beta.
+    """
+
+    def __init__(self, conv: Sequence[Param], norm: Sequence[Param]) -> None:
+        self._conv, self._norm = conv, norm
+        self._versions: tuple[int, ...] | None = None
+        self._arrays: list[Any] = []
+
+    def __call__(self) -> list[Any]:
+        """[filters, biases]."""
+        versions = tuple(param.version for param in (*self._conv, *self._norm))
+        if versions != self._versions:
+            self._arrays = self._fold()
+            self._versions = versions
+        return self._arrays
+
+    def _fold(self) -> list[Any]:
+        w, *bias = (param._value for param in self._conv)
+        g, beta, moments = (param._value for param in self._norm)
+        if w.ndim != 4 or any(len(array) != len(w) for array in (*bias, g, beta, moments)):
+            raise ShapeError("the sizes of convolution and batch normalisation disagree")
+        scale = g / moments[:, 1]
+        shift = bias[0] - moments[:, 0] if bias else -moments[:, 0]
+        return [w * scale[:, None, None, None], shift * scale + beta]
