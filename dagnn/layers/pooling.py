@@ -52,10 +52,16 @@ class Pooling(Layer):
         count(self, "input", len(inputs), 1)
         (x,), winner = inputs, None
         if self.method == "max":
-            y, winner = ctx.backend.max_pool(x, self.pool_size, stride=self.stride, pad=self.pad)
+            y, winner = ctx.backend.max_pool(
+                x,
+                self.pool_size,
+                stride=self.stride,
+                pad=self.pad,
+                wants_winner=ctx.saves and self.backprop == "pool",
+            )
         else:
             y = ctx.backend.avg_pool(x, self.pool_size, stride=self.stride, pad=self.pad)
-        ctx.save(x.shape, winner if self.backprop == "pool" else None)
+        ctx.save(x.shape, winner)
         return [y]
 
     def backward(self, ctx, params, der_outputs):

@@ -60,7 +60,8 @@ class Pooling:
         *,
         stride: int | Sequence[int] = 1,
         pad: int | Sequence[int] = 0,
-    ) -> tuple[Array, Array]:
+        wants_winner: bool = True,
+    ) -> tuple[Array, Array | None]:
         """The maximum of each channel over sliding windows.
 
         y[n, c, i, j] = max of x[n, c, i stride + u - top, j stride + v - left] over u < h, v < w
@@ -71,10 +72,11 @@ class Pooling:
         x : (N, C, H, W).
         size, stride : in pixels, one number or (vertical, horizontal).
         pad : in pixels, smaller than the window, one number or (top, bottom, left, right).
+        wants_winner : whether a derivative will be asked for.
 
         Returns y (N, C, H', W') with H' = floor((H + top + bottom - h) / stride) + 1, and `winner`,
         what `max_pool_dzdx` needs: the tap u + v h of each maximum, of equal ones the first
-        (uint8, or int32 for windows of more than 256 pixels).
+        (uint8, or int32 for windows of more than 256 pixels); None where nobody wants it.
         MatConvNet manual, section 4.3; vl_nnpool.
 
         >>> import numpy as np
@@ -92,7 +94,7 @@ class Pooling:
             better = pixels > y
             y = xp.where(better, pixels, y)
             winner = xp.where(better, xp.asarray(u + v * sizes.window[0], winner.dtype), winner)
-        return y, winner
+        return y, winner if wants_winner else None
 
     def max_pool_dzdx(
         self,
