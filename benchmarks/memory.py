@@ -20,7 +20,7 @@ STEPS = 3
 
 def peak_mb(name: str, phase: str, who: str, threads: int) -> float:
     """Of network `name`; `who` is "dagnn", "onnxruntime", or "nchw" or "nhwc" for PyTorch."""
-    command = [sys.executable, "-m", __name__, name, phase, who, str(threads)]
+    command = [sys.executable, "-m", "benchmarks.memory", name, phase, who, str(threads)]
     with TemporaryDirectory() as folder:
         if who == "onnxruntime":  # whose process is not to have PyTorch in it
             from . import peers

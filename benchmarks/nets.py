@@ -71,6 +71,11 @@ class Convolution:
         return Conv(self.w, **self.options).output_shapes([self.x])[0]
 
     @property
+    def fully_connected(self) -> bool:
+        """Whether each filter meets the whole map once."""
+        return self.w[1:] == self.x[1:] and not any(self.pad)
+
+    @property
     def operations(self) -> int:
         """Multiplications and additions."""
         return 2 * int(np.prod(self.output)) * int(np.prod(self.w[1:]))

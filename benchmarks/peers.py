@@ -31,7 +31,7 @@ class Network(nn.Module):
         self.places = []
         for node in nodes:
             values = [np.array(net.params[p].value, order="C") for p in node.params]
-            layer = module(node.layer, values, shapes[node.inputs[0]][1])
+            layer = module(node.layer, values, shapes[node.inputs[0]])
             self.layers[module_name(node.name)] = layer
             done = [name for name in node.inputs if last[name] == node.name]
             self.places.append((layer, node.inputs, node.outputs[0], done))
@@ -61,11 +61,20 @@ class Concat(nn.Module):
         return torch.cat(xs, 1)
 
 
-def module(layer: dagnn.Layer, values: list[np.ndarray], channels: int) -> nn.Module:
-    """The PyTorch module of one layer, whose input has so many channels."""
+class FullyConnected(nn.Linear):
+    """Of maps (N, C, H, W) to (N, K, 1, 1)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.flatten(1))[:, :, None, None]
+
+
+def module(layer: dagnn.Layer, values: list[np.ndarray], shape: tuple[int, ...]) -> nn.Module:
+    """The PyTorch module of one layer, whose input has this shape."""
     match layer:
         case dagnn.Conv():
-            return convolution(layer, values, channels)
+            if layer.size[1:] == shape[1:] and not any(layer.pad):
+                return fully_connected(values)
+            return convolution(layer, values, shape[1])
         case dagnn.ReLU():
             return nn.ReLU(inplace=True)
         case dagnn.Pooling():
@@ -86,6 +95,16 @@ def module(layer: dagnn.Layer, values: list[np.ndarray], channels: int) -> nn.Mo
         case dagnn.Concat():
             return Concat()
     raise NotImplementedError(type(layer).__name__)
+
+
+def fully_connected(values: list[np.ndarray]) -> nn.Linear:
+    """A convolution that meets the whole map once, as PyTorch's users write it: the faster way there."""
+    filters = values[0].reshape(len(values[0]), -1)
+    layer = FullyConnected(filters.shape[1], len(filters), bias=len(values) > 1)
+    layer.weight.data = torch.from_numpy(filters)
+    if layer.bias is not None:
+        layer.bias.data = torch.from_numpy(values[1])
+    return layer
 
 
 def convolution(layer: dagnn.Conv, values: list[np.ndarray], channels: int) -> nn.Conv2d:
