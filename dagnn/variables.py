@@ -164,7 +164,7 @@ class Param:
         self.train_method = spec.train_method
         self._trainable = True
         self._on_change = on_change
-        self._adopt: Callable[[Any], Any] = np.array
+        self._adopt: Callable[[Any], Any] = np.asarray
 
     @property
     def value(self) -> Array | None:
@@ -175,16 +175,18 @@ class Param:
     def value(self, value: Any) -> None:
         if value is not None:
             floating = getattr(getattr(value, "dtype", None), "kind", "") == "f"
-            array = value.copy() if floating else np.array(value)
+            array = value.copy(order="K") if floating else np.array(value)
             if array.dtype.kind not in "biuf":
                 raise OptionError(f"Parameter {self.name!r} takes real numbers. Received: {array.dtype}")
             if not floating:
                 array = array.astype(np.float32 if self._value is None else self._value.dtype)
-            value = self._adopt(array)
+            value = array
         self._own(value)
 
     def _own(self, value: Any) -> None:
-        """Take `value` without copying: the door for solvers, which hand over an array of the backend."""
+        """Take `value`, copied only to another memory order: the door for solvers and readers of files."""
+        if value is not None:
+            value = self._adopt(value)
         if isinstance(value, np.ndarray):
             value.setflags(write=False)
         self._value = value
@@ -215,7 +217,7 @@ class Param:
         """Take over value and settings of `other`, a parameter of another net on the same backend."""
         self.learning_rate, self.weight_decay = other.learning_rate, other.weight_decay
         self.train_method, self.trainable = other.train_method, other.trainable
-        self._own(None if other._value is None else other._value.copy())
+        self._own(None if other._value is None else other._value.copy(order="K"))
 
     def __repr__(self) -> str:
         state = "no value" if self._value is None else f"{self._value.shape} {self._value.dtype}"

@@ -14,14 +14,15 @@ dzdy has fewer channels to gather.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from ...errors import OptionError
-from ...geometry import dilated
+from ...geometry import dilated, shape4
 from ..reference import convolution as reference
 from ..reference.checks import Array, one_dtype, same_shape
 from ..reference.convolution import Sizes, conv_sizes
@@ -29,8 +30,12 @@ from . import dense, patches, taps, winograd
 from .epilogue import Epilogue
 from .memory import empty
 from .passes import in_pieces
+from .rows import as_rows, row_pieces
+from .threads import each
 from .tiles import channels_last, channels_second
 
+FEW_FILTERS = 1 << 15  # elements
+DZDB_ROWS = 1024  # pixels added up in the maps' own precision
 ALGORITHMS = ("patches", "winograd2", "winograd4")
 _chosen: str | None = None
 
@@ -106,6 +111,24 @@ def _choice(sizes: Sizes, channels: int, dtype: np.dtype) -> str:
     return "patches"
 
 
+class Constant(np.ndarray):
+    """Filters that will not change: what kernels make of them is kept with them."""
+
+    prepared: dict[Any, Array]
+
+    def __array_finalize__(self, source: object) -> None:
+        self.prepared = {}
+
+
+def _prepared(w: Array, key: Any, make: Callable[[], Array]) -> Array:
+    """What `make` makes of filters, once if they are constant."""
+    if not isinstance(w, Constant):
+        return make()
+    if key not in w.prepared:
+        w.prepared[key] = make().view(np.ndarray)
+    return w.prepared[key]
+
+
 class Convolution(reference.Convolution):
     """Maps in channels-last memory, pieces of the work on threads, the epilogue while they are in cache."""
 
@@ -163,6 +186,15 @@ class Convolution(reference.Convolution):
             dzdw = _conv_dzdw(channels_last(dzdy), channels_last(x), w_shape, sizes)
         return filters(channels_second(dzdw))
 
+    def conv_dzdb(self, dzdy):
+        shape4("dzdy", dzdy.shape)
+        one_dtype(dzdy=dzdy)
+        rows = as_rows(dzdy)
+        ones = np.ones(DZDB_ROWS, dzdy.dtype)
+        pieces = row_pieces(rows, least=64, most=DZDB_ROWS)
+        sums = each(lambda part: ones[: len(rows[part])] @ rows[part], pieces)
+        return np.sum(sums or np.zeros((1, rows.shape[1])), axis=0, dtype=np.float64).astype(dzdy.dtype)
+
 
 def _conv(x: Array, w: Array, sizes: Sizes, epilogue: Epilogue, flipped: bool = False) -> Array:
     """Channels-last maps of channels-last `x` and filters w, or w turned around to go back from dzdy to x."""
@@ -174,8 +206,8 @@ def _conv(x: Array, w: Array, sizes: Sizes, epilogue: Epilogue, flipped: bool = 
     if kind == "depthwise":
         taps.depthwise(x, w, sizes, y, epilogue)
     elif kind == "patches":
-        bank = _flipped_bank(w, sizes) if flipped else _bank(w, sizes).swapaxes(1, 2)
-        patches.conv(x, bank, sizes, y, epilogue)
+        make = _flipped_bank if flipped else _forward_bank
+        patches.conv(x, _prepared(w, (kind, flipped), lambda: make(w, sizes)), sizes, y, epilogue)
     else:
         scheme = _scheme(kind, sizes, x.dtype)
         for filters, inputs, outputs in _groups(len(w), x.shape[3], k, sizes):
@@ -272,6 +304,13 @@ def _flipped(sizes: Sizes, x_shape: tuple[int, ...]) -> Sizes | None:
 def _bank(w: Array, sizes: Sizes) -> Array:
     """The filters as (groups, K/groups, h w C/groups)."""
     return np.ascontiguousarray(w.transpose(0, 2, 3, 1)).reshape(sizes.groups, len(w) // sizes.groups, -1)
+
+
+def _forward_bank(w: Array, sizes: Sizes) -> Array:
+    """The filters as (groups, h w C/groups, K/groups)."""
+    bank = _bank(w, sizes).swapaxes(1, 2)
+    # BLAS turns what is on the right anyway: worth doing once if the filters are few, or kept.
+    return np.ascontiguousarray(bank) if w.size <= FEW_FILTERS or isinstance(w, Constant) else bank
 
 
 def _flipped_bank(w: Array, sizes: Sizes) -> Array:

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from ..reference.checks import Array
+from .elementwise import ZEROS, rectify
+from .rows import WIDE, repeated
 from .tiles import Tile
 
-ZEROS = 1 << 17
+
+def _add_biases(y: Array, b: Array) -> None:
+    """Add a bias to each channel of `y`, many pixels at a time: a ufunc has to start for every row."""
+    if not y.flags.c_contiguous or y.size < 4 * WIDE:
+        np.add(y, b, out=y)
+        return
+    flat, wide = y.reshape(-1), repeated(b, -(-WIDE // len(b)))
+    whole = y.size // len(wide) * len(wide)
+    rows = flat[:whole].reshape(-1, len(wide))
+    np.add(rows, wide, out=rows)
+    flat[whole:] += wide[: y.size - whole]
 
 
-@cache
-def _zeros(dtype: np.dtype) -> Array:
-    return np.zeros(ZEROS, dtype)
-
-
-def rectify(x: Array, leak: float, out: Array) -> Array:
-    """max(x, 0) + leak min(x, 0) into `out`; without a leak NaN becomes 0.
-
-    >>> rectify(np.array([-1.0, 2.0]), 0.5, np.empty(2))
-    array([-0.5,  2. ])
-    """
-    if leak:
-        larger = np.maximum if leak <= 1 else np.minimum
-        return larger(x, x * float(leak), out=out)
-    # Against an array: NumPy's comparison with a number is four times slower.
-    if x.size <= ZEROS and x.flags.c_contiguous and out.flags.c_contiguous:
-        np.fmax(x.reshape(-1), _zeros(x.dtype)[: x.size], out=out.reshape(-1))
-        return out
-    if x.ndim and x.shape[-1] <= ZEROS:
-        return np.fmax(x, _zeros(x.dtype)[: x.shape[-1]], out=out)
-    return np.fmax(x, 0, out=out)
+def _rectify(y: Array, leak: float) -> None:
+    if not y.flags.c_contiguous:
+        rectify(y, leak, y)
+        return
+    flat = y.reshape(-1)
+    for start in range(0, flat.size, ZEROS):
+        piece = flat[start : start + ZEROS]
+        rectify(piece, leak, piece)
 
 
 class Epilogue(NamedTuple):
@@ -46,11 +44,11 @@ class Epilogue(NamedTuple):
     def finish(self, part: Array, tile: Tile) -> None:
         """Complete `part`, the `tile` of the output, in place."""
         if self.b is not None:
-            np.add(part, self.b, out=part)
+            _add_biases(part, self.b)
         if self.add is not None:
             np.add(part, self.add[tile], out=part)
         if self.relu is not None:
-            rectify(part, self.relu, part)
+            _rectify(part, self.relu)
 
     def write(self, values: Array, part: Array, where: Tile) -> None:
         """Write `values`, which have their bias already, into `part`, which lies at `where` in the output."""

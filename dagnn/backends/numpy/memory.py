@@ -55,7 +55,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        # (bytes, number, memory), by size; of one size that which came back last is first: it may be in cache.
+        # (bytes, number, memory), by size; of one size, first that which came back last: it may be in cache.
         self._idle: list[tuple[int, int, np.ndarray]] = []
         # Leases end at any time, garbage collection within our own lines included: without the lock.
         self._returned: deque[tuple[int, int, np.ndarray]] = deque()

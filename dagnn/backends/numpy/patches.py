@@ -17,17 +17,17 @@ from ..reference.convolution import Sizes
 from .epilogue import Epilogue
 from .memory import empty
 from .threads import each, num_threads, share
-from .tiles import Tile, overlap, tap_overlaps, tiles
+from .tiles import Tile, for_threads, overlap, tap_overlaps, tiles
 
-PATCH_BYTES = 1 << 20
-"""The most memory the patch matrix of a thread takes: it stays in cache, and is enough for BLAS."""
+PATCH_BYTES = 3 << 20
+"""The most memory a thread's patches and their outputs take: near the cache's size, and enough for BLAS."""
 WHOLE_BYTES = 24 << 20
 """A patch matrix up to this size may be made whole, where a large bank would be read for each small tile."""
 LARGE_BANK = 1 << 21
 
 
 def conv(x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogue) -> None:
-    """Write into channels-last `y` what `bank` (groups, h w C/groups, K/groups) makes of channels-last `x`."""
+    """Write into channels-last `y` what `bank` (groups, h w C/groups, K/groups) makes of maps `x`."""
     n, k, *maps = sizes.output
     patch_bytes = sizes.groups * bank.shape[1] * x.itemsize
     if sizes.groups == 1 and bank.nbytes > LARGE_BANK and n * prod(maps) * patch_bytes <= WHOLE_BYTES:
@@ -134,7 +134,7 @@ def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
 
 def _tiles(sizes: Sizes, row_bytes: int) -> list[Tile]:
     n, _, *maps = sizes.output
-    return list(tiles((n, *maps), max(1, PATCH_BYTES // row_bytes)))
+    return list(tiles((n, *maps), for_threads(n * prod(maps), PATCH_BYTES // row_bytes)))
 
 
 def by_group(piece: Array, sizes: Sizes) -> Array:

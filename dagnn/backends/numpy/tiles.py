@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ..reference.checks import Array
 from ..reference.convolution import Sizes
+from .threads import num_threads
 
 Tile = tuple[slice, slice, slice]
 Overlap = tuple[slice, slice]
@@ -43,6 +44,17 @@ def tiles(shape: Sequence[int], most: int) -> Iterator[Tile]:
                     slice(row, min(h, row + rows)),
                     slice(column, min(w, column + columns)),
                 )
+
+
+def for_threads(n: int, most: int) -> int:
+    """The size of pieces of `n` things, at most `most`, of which every thread gets as many as the others.
+
+    >>> for_threads(392, 300) <= 196
+    True
+    """
+    threads = num_threads()
+    pieces = -(-n // max(1, most * threads)) * threads
+    return max(1, -(-n // max(1, pieces)))
 
 
 def _even(length: int, most: int) -> int:

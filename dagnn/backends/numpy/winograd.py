@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from .epilogue import Epilogue
 from .memory import empty
 from .patches import strip
 from .threads import each, share
-from .tiles import Tile, tiles
+from .tiles import Tile, for_threads, tiles
 
 FUSED_BYTES = 1 << 21
 """Transformed inputs and outputs of tiles that one thread takes through all stages, in its cache."""
@@ -205,7 +206,8 @@ def _tiles(plan: Scheme, sizes: Sizes, channels: int, dtype: np.dtype) -> list[T
     """Chunks of tiles: slices of (images, rows of tiles, columns of tiles)."""
     n, _, *maps = sizes.output
     counts = (n, *(-(-size // plan.out) for size in maps))
-    return list(tiles(counts, max(1, FUSED_BYTES // (plan.points * channels * dtype.itemsize))))
+    most = FUSED_BYTES // (plan.points * channels * dtype.itemsize)
+    return list(tiles(counts, for_threads(prod(counts), most)))
 
 
 def _groups(
