@@ -19,11 +19,12 @@ import dagnn
 
 from . import works
 from .agreement import Disagreement, check
-from .measure import best, choose, cores, geometric_mean, interleaved, spread, write_json
+from .measure import Others, best, choose, cores, geometric_mean, interleaved, spread, write_json
 from .memory import peak_mb
 from .nets import CASES
 from .works import LAYOUTS, PHASES
 
+COMPANY = 0.03  # part of the cores' time
 HEADER = "net        phase batch  peer              ours ms           peer ms    ratio  ours MB  peer MB"
 
 
@@ -36,7 +37,9 @@ def measure(name: str, phase: str, threads: int, seconds: float, memory: bool) -
         steps[layout] = works.pytorch(case, phase, layout, threads)
     if phase == "infer":
         steps["onnxruntime"] = works.onnxruntime(case, threads)
+    others = Others()
     times = interleaved(steps, seconds)
+    company = others.share
     del steps
     layout = best(times, LAYOUTS)
     peers = {"pytorch": layout} | ({"onnxruntime": "onnxruntime"} if phase == "infer" else {})
@@ -56,6 +59,7 @@ def measure(name: str, phase: str, threads: int, seconds: float, memory: bool) -
             "ours_spread_ms": spread(times["dagnn"]),
             "peer_spread_ms": spread(times[who]),
             "rounds": len(times[who]),
+            "others": company,
             "ours_error": errors["dagnn"],
             "peer_error": errors[peer],
             "peer_layout": layout if peer == "pytorch" else None,
@@ -70,6 +74,8 @@ def line(row: Mapping[str, Any]) -> str:
     times = "".join(f"{row[f'{who}_ms']:9.1f} ±{row[f'{who}_spread_ms']:7.1f}" for who in ("ours", "peer"))
     peaks = (row["ours_peak_mb"], row["peer_peak_mb"])
     memory = "".join(f"{'-' if peak is None else format(peak, '.0f'):>9}" for peak in peaks)
+    if (row["others"] or 0) > COMPANY:
+        memory += f"  other programs took {row['others']:.0%} of the cores: measure again"
     head = f"{row['net']:10} {row['phase']:6}{row['batch']:5}  {row['peer']:12}"
     return f"{head}{times}{row['ratio']:9.2f}{memory}"
 

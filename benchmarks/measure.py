@@ -52,6 +52,37 @@ def interleaved(
     return times
 
 
+class Others:
+    """The part of this machine's time that other programs took, in percent of it (Linux; else None).
+
+    PyTorch's and ONNX Runtime's threads wait for each other at every step and lose more by company than ours.
+    """
+
+    def __init__(self) -> None:
+        self._begun = _clocks()
+
+    @property
+    def share(self) -> float | None:
+        """Since this object was made."""
+        now = _clocks()
+        if now is None or self._begun is None:
+            return None
+        passed, busy, own = (after - before for after, before in zip(now, self._begun, strict=True))
+        return max(0.0, (busy - own) / passed) if passed else 0.0
+
+
+def _clocks() -> tuple[float, float, float] | None:
+    """Seconds of all cores: that passed, that anybody worked, that this process and its children did."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    except OSError:
+        return None
+    ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields]
+    idle = ticks[3] + ticks[4]  # and waiting for a disk
+    own = os.times()
+    return sum(ticks), sum(ticks) - idle, own.user + own.system + own.children_user + own.children_system
+
+
 def spread(times: Sequence[float]) -> float:
     """Half the distance of the quartiles.
 
@@ -77,14 +108,14 @@ def best(times: Mapping[str, Sequence[float]], names: Iterable[str]) -> str:
     return min(names, key=lambda name: median(times[name]))
 
 
-def error(a: Any, truth: Any) -> float:
-    """The norm of what differs, in parts of the norm of `truth`.
+def error(a: Any, truth: Any, least: float = 0.0) -> float:
+    """The norm of what differs, in parts of the norm of `truth`, or of `least` where that is larger.
 
     >>> error(np.array([1.0, 1.1]), np.array([1.0, 1.0])) < 0.08
     True
     """
     a, truth = np.asarray(a, np.float64).ravel(), np.asarray(truth, np.float64).ravel()
-    return float(np.linalg.norm(a - truth) / (np.linalg.norm(truth) or 1.0))
+    return float(np.linalg.norm(a - truth) / (max(np.linalg.norm(truth), least) or 1.0))
 
 
 def resident_mb(field: str = "VmRSS") -> float:
