@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import dagnn
+from dagnn.backends.numpy import memory
 from dagnn.train import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp, Solver
+from dagnn.train.finite import is_finite
 from dagnn.train.solvers import average
 
 SOLVERS = [SGD, AdaGrad, AdaDelta, RMSProp, Adam, AdamW]
@@ -369,3 +371,139 @@ def test_the_base_moves_nothing():
 
 def test_options_are_shown():
     assert repr(RMSProp(0.1)) == "RMSProp(learning_rate=0.1, weight_decay=0.0005, rho=0.99, epsilon=1e-08)"
+
+
+def held(how, param):
+    """Something that keeps the value of a parameter, or its memory."""
+    value = param.value
+    return {
+        "array": value,
+        "view": value[0],
+        "view of a view": value.T[1:][::-1],
+        "memoryview": memoryview(value) if value.flags.c_contiguous else memoryview(value.T),
+        "list": [value],
+        "base": value.base if value.base is not None else value,
+        "iterator": value.flat,
+    }[how]
+
+
+HOLDS = ["array", "view", "view of a view", "memoryview", "list", "base", "iterator"]
+PLACES = {
+    "NumPy's own": lambda v: v.copy(),
+    "of a pool": lambda v: pooled(v, (0, 1, 2, 3)),
+    "of a pool, channels last": lambda v: pooled(v, (0, 2, 3, 1)),
+}
+
+
+def pooled(value, order):
+    order = order[: value.ndim] if value.ndim == 4 else range(value.ndim)
+    array = memory.empty([value.shape[axis] for axis in order], value.dtype).transpose(np.argsort(order))
+    array[...] = value
+    return array
+
+
+def large_net(place):
+    """A net whose filters are large enough for the pool."""
+    net = dagnn.DagNN()
+    net.add_layer("conv", dagnn.Conv(size=(64, 32, 3, 3)), "x", "y")
+    net.init_params(0, np.float64)
+    param = net.params["conv_filters"]
+    param._own(PLACES[place](param.value))
+    for p in net.params.values():
+        p.der = np.ones_like(p.value)
+    return net, param
+
+
+def address(param):
+    return param.value.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_value_that_nobody_holds_is_written_in_place_with_the_same_numbers(solver, place):
+    (net, param), (twin, other) = large_net(place), large_net(place)
+    some, same = solver(0.1), solver(0.1)
+    some.step(net), same.step(twin)
+    where, version = address(param), param.version
+    for _ in range(3):
+        keeps = other.value
+        some.step(net), same.step(twin)
+        assert other.value is not keeps
+    assert address(param) == where and param.version == version + 3 and not param.value.flags.writeable
+    assert_same_bits(values(net), values(twin))
+    assert_same_bits(flat(some), flat(same))
+
+
+@pytest.mark.parametrize("how", HOLDS)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_anybody_holds_of_a_value_never_changes(place, how):
+    net, param = large_net(place)
+    solver = SGD(0.1)
+    for _ in range(2):
+        keeps, before = held(how, param), param.value.copy()
+        again, where = held(how, param), address(param)
+        assert type(keeps) is type(again)
+        del again
+        solver.step(net)
+        assert address(param) != where and not np.array_equal(param.value, before)
+        kept = np.array(keeps[0] if how == "list" else list(keeps) if how == "iterator" else keeps)
+        assert np.isin(kept, before).all() and not np.isin(kept, param.value).any()
+        del keeps
+    where = address(param)
+    solver.step(net)
+    assert address(param) == where
+
+
+def test_copies_of_a_net_and_memory_of_others_are_left_alone():
+    net, param = large_net("of a pool")
+    copy = net.copy()
+    before = copy.params["conv_filters"].value.copy()
+    SGD(0.1).step(net)
+    np.testing.assert_array_equal(copy.params["conv_filters"].value, before)
+    buffer = np.ones(param.value.size * 2)
+    for memory_of_others in (buffer[: param.value.size], np.frombuffer(bytearray(param.value.nbytes))):
+        param._own(memory_of_others.reshape(param.value.shape))
+        before = memory_of_others.copy()
+        SGD(0.1).step(net)
+        np.testing.assert_array_equal(memory_of_others, before)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_update_of_ones_own_is_given_values_that_are_only_read(solver):
+    class Mine(solver):
+        def update(self, value, der, state, learning_rate, weight_decay):
+            assert not value.flags.writeable
+            return super().update(value, der, state, learning_rate, weight_decay)
+
+    (net, param), (twin, _) = large_net("of a pool"), large_net("of a pool")
+    some, same = Mine(0.1), solver(0.1)
+    for _ in range(2):
+        where = address(param)
+        some.step(net), same.step(twin)
+        assert address(param) != where
+    assert_same_bits(values(net), values(twin))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_state_comes_into_the_memory_order_of_the_value_once(solver):
+    (net, param), (twin, _) = large_net("of a pool, channels last"), large_net("of a pool, channels last")
+    some, same = solver(0.1), solver(0.1)
+    some.step(net), same.step(twin)
+    slots = some.state["conv_filters"]
+    assert all(slots[slot].strides == param.value.strides for slot in some.slots)
+    slots.update({slot: np.ascontiguousarray(slots[slot]) for slot in some.slots})
+    some.step(net), same.step(twin)
+    slots = {slot: some.state["conv_filters"][slot] for slot in some.slots}
+    assert all(array.strides == param.value.strides for array in slots.values())
+    some.step(net), same.step(twin)
+    assert all(some.state["conv_filters"][slot] is array for slot, array in slots.items())
+    assert_same_bits(values(net), values(twin))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_element_that_is_not_finite_is_found_anywhere(bad):
+    for shape in ((), (1,), (700_000,), (3, 500, 8, 50)):
+        a = np.full(shape, 1e30, np.float32)  # whose squares are not finite
+        assert is_finite(a) and is_finite(a.T) and is_finite(np.broadcast_to(a, (2, *shape)))
+        a.flat[a.size - 1] = bad
+        assert not is_finite(a) and not is_finite(np.asfortranarray(a))

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .adaptive import scaled
-from .solver import Solver, State, decayed
+import numpy as np
+
+from .adaptive import against, running
+from .elementwise import Elementwise, Rule, decayed_piece, scratch
+from .solver import State
 
 if TYPE_CHECKING:
     from ...backends.base import Array
 
 
 @dataclass(eq=False)
-class Adam(Solver):
+class Adam(Elementwise):
     """Adam, as in algorithm 1 of its paper.
 
         d = dzdw + weight_decay w
@@ -40,17 +43,23 @@ class Adam(Solver):
         """Zeros, and no step taken."""
         return super().initial(value) | {"t": 0}
 
-    def update(
-        self, value: Array, der: Array, state: State, learning_rate: float, weight_decay: float
-    ) -> tuple[Array, State]:
-        """(w, {m, v, t}) of one parameter after one step; see `Solver.update`."""
-        d, m, v, t = decayed(value, der, weight_decay), state["m"], state["v"], state["t"] + 1
-        m *= self.beta1
-        m += (1 - self.beta1) * d
-        v *= self.beta2
-        v += (1 - self.beta2) * d * d
-        rate = learning_rate / (1 - self.beta1**t)
-        return value - scaled(m, v / (1 - self.beta2**t), rate, self.epsilon), {"m": m, "v": v, "t": t}
+    def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
+        """A step on pieces of (new w, w, dzdw, m, v); see `Elementwise.rule`."""
+        rate = learning_rate / (1 - self.beta1 ** state["t"])
+        correction = 1 / (1 - self.beta2 ** state["t"])
+
+        def work(new, value, der, m, v):
+            one, two = scratch(m), scratch(m)
+            d = decayed_piece(value, der, weight_decay, out=one)
+            running(m, self.beta1, d, two)
+            running(v, self.beta2, np.multiply(d, d, out=one), two)
+            np.multiply(v, correction, out=one)
+            np.subtract(value, against(m, one, rate, self.epsilon, two), out=new)
+
+        return work
+
+    def _counted(self, state: State) -> State:
+        return state | {"t": state["t"] + 1}
 
 
 @dataclass(eq=False)
@@ -66,9 +75,14 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def update(
-        self, value: Array, der: Array, state: State, learning_rate: float, weight_decay: float
-    ) -> tuple[Array, State]:
-        """(w, {m, v, t}) of one parameter after one step; see `Solver.update`."""
-        shrunk = (1 - learning_rate * weight_decay) * value if weight_decay else value
-        return super().update(shrunk, der, state, learning_rate, 0.0)
+    def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
+        """A step on pieces of (new w, w, dzdw, m, v); see `Elementwise.rule`."""
+        adam = super().rule(state, learning_rate, 0.0)
+        if not weight_decay:
+            return adam
+
+        def work(new, value, der, m, v):
+            np.multiply(value, 1 - learning_rate * weight_decay, out=new)
+            adam(new, new, der, m, v)
+
+        return work

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from .solver import Solver, State, decayed
+from .elementwise import Elementwise, Rule, decayed_piece, scratch
+from .solver import Solver, State
 
 if TYPE_CHECKING:
     from ...backends.base import Array
 
 
 @dataclass(eq=False)
-class AdaGrad(Solver):
+class AdaGrad(Elementwise):
     """AdaGrad, as MatConvNet's `+solver/adagrad.m`.
 
         d = dzdw + weight_decay w
@@ -36,18 +37,22 @@ class AdaGrad(Solver):
     slots: ClassVar[tuple[str, ...]] = ("s",)
     limits: ClassVar[dict[str, tuple[float, float]]] = Solver.limits | {"rho": (0, np.nextafter(1, 2))}
 
-    def update(
-        self, value: Array, der: Array, state: State, learning_rate: float, weight_decay: float
-    ) -> tuple[Array, State]:
-        """(w, s) of one parameter after one step; see `Solver.update`."""
-        d, s = decayed(value, der, weight_decay), state["s"]
-        s *= self.rho
-        s += d * d
-        return value - scaled(d, s, learning_rate, self.epsilon), {"s": s}
+    def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
+        """A step on pieces of (new w, w, dzdw, s); see `Elementwise.rule`."""
+
+        def work(new, value, der, s):
+            one, two = scratch(s), scratch(s)
+            d = decayed_piece(value, der, weight_decay, out=one)
+            if self.rho != 1:
+                np.multiply(s, self.rho, out=s)
+            np.add(s, np.multiply(d, d, out=two), out=s)
+            np.subtract(value, against(d, s, learning_rate, self.epsilon, two), out=new)
+
+        return work
 
 
 @dataclass(eq=False)
-class RMSProp(Solver):
+class RMSProp(Elementwise):
     """RMSProp, as MatConvNet's `+solver/rmsprop.m`.
 
         d = dzdw + weight_decay w
@@ -67,18 +72,20 @@ class RMSProp(Solver):
 
     slots: ClassVar[tuple[str, ...]] = ("s",)
 
-    def update(
-        self, value: Array, der: Array, state: State, learning_rate: float, weight_decay: float
-    ) -> tuple[Array, State]:
-        """(w, s) of one parameter after one step; see `Solver.update`."""
-        d, s = decayed(value, der, weight_decay), state["s"]
-        s *= self.rho
-        s += (1 - self.rho) * d * d
-        return value - scaled(d, s, learning_rate, self.epsilon), {"s": s}
+    def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
+        """A step on pieces of (new w, w, dzdw, s); see `Elementwise.rule`."""
+
+        def work(new, value, der, s):
+            one, two = scratch(s), scratch(s)
+            d = decayed_piece(value, der, weight_decay, out=one)
+            running(s, self.rho, np.multiply(d, d, out=two), two)
+            np.subtract(value, against(d, s, learning_rate, self.epsilon, two), out=new)
+
+        return work
 
 
 @dataclass(eq=False)
-class AdaDelta(Solver):
+class AdaDelta(Elementwise):
     """AdaDelta, as MatConvNet's `+solver/adadelta.m`.
 
         d = dzdw + weight_decay w
@@ -100,21 +107,33 @@ class AdaDelta(Solver):
 
     slots: ClassVar[tuple[str, ...]] = ("s", "u")
 
-    def update(
-        self, value: Array, der: Array, state: State, learning_rate: float, weight_decay: float
-    ) -> tuple[Array, State]:
-        """(w, {s, u}) of one parameter after one step; see `Solver.update`."""
-        d, s, u = decayed(value, der, weight_decay), state["s"], state["u"]
-        s *= self.rho
-        s += (1 - self.rho) * d * d
-        delta = np.sqrt((u + self.epsilon) / (s + self.epsilon)) * d
-        u *= self.rho
-        u += (1 - self.rho) * delta * delta
-        return value - learning_rate * delta, {"s": s, "u": u}
+    def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
+        """A step on pieces of (new w, w, dzdw, s, u); see `Elementwise.rule`."""
+
+        def work(new, value, der, s, u):
+            one, two = scratch(s), scratch(s)
+            d = decayed_piece(value, der, weight_decay, out=one)
+            running(s, self.rho, np.multiply(d, d, out=two), two)
+            ratio = np.add(u, self.epsilon, out=two)
+            below = scratch(s)
+            np.divide(ratio, np.add(s, self.epsilon, out=below), out=ratio)
+            delta = np.multiply(np.sqrt(ratio, out=ratio), d, out=two)
+            running(u, self.rho, np.multiply(delta, delta, out=below), below)
+            np.multiply(delta, learning_rate, out=delta)
+            np.subtract(value, delta, out=new)
+
+        return work
 
 
-def scaled(d: Array, s: Array, learning_rate: float, epsilon: float) -> Array:
-    """learning_rate d / (√s + epsilon)."""
-    size = np.sqrt(s)
+def running(mean: Array, rate: float, new: Array, spare: Array) -> None:
+    """mean = rate mean + (1 - rate) new, by way of `spare`, which may be `new`."""
+    np.multiply(mean, rate, out=mean)
+    np.add(mean, np.multiply(new, 1 - rate, out=spare), out=mean)
+
+
+def against(d: Array, s: Array, learning_rate: float, epsilon: float, out: Array) -> Array:
+    """learning_rate d / (√s + epsilon), in `out`."""
+    size = np.sqrt(s, out=out)
     size += epsilon
-    return learning_rate * d / size
+    np.divide(d, size, out=out)
+    return np.multiply(out, learning_rate, out=out)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from .solver import Solver, State, decayed
+import numpy as np
 
-if TYPE_CHECKING:
-    from ...backends.base import Array
+from .elementwise import Elementwise, Rule, decayed_piece, scratch
+from .solver import State
 
 
 @dataclass(eq=False)
-class SGD(Solver):
+class SGD(Elementwise):
     """Stochastic gradient descent with momentum, in MatConvNet's convention (`cnn_train_dag.m`).
 
         d = dzdw + weight_decay w
@@ -41,11 +41,22 @@ class SGD(Solver):
 
     slots: ClassVar[tuple[str, ...]] = ("m",)
 
-    def update(
-        self, value: Array, der: Array, state: State, learning_rate: float, weight_decay: float
-    ) -> tuple[Array, State]:
-        """(w, m) of one parameter after one step; see `Solver.update`."""
-        d, m = decayed(value, der, weight_decay), state["m"]
-        m *= self.momentum
-        m -= d
-        return value + learning_rate * (self.momentum * m - d if self.nesterov else m), {"m": m}
+    def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
+        """A step on pieces of (new w, w, dzdw, m); see `Elementwise.rule`."""
+        momentum, nesterov = self.momentum, self.nesterov
+
+        def work(new, value, der, m):
+            step = scratch(m)
+            d = decayed_piece(value, der, weight_decay, out=step)
+            np.multiply(m, momentum, out=m)
+            np.subtract(m, d, out=m)
+            if nesterov:
+                ahead = scratch(m)
+                np.multiply(m, momentum, out=ahead)
+                np.subtract(ahead, d, out=step)
+                np.multiply(step, learning_rate, out=step)
+            else:
+                np.multiply(m, learning_rate, out=step)
+            np.add(value, step, out=new)
+
+        return work

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -110,17 +110,15 @@ class Solver:
         by_der = {
             name: p for name, p in moving.items() if p.train_method == "gradient" and any(self._rates(p))
         }
-        states = {name: self._state_for(name, _wide(p.value)) for name, p in by_der.items()}
+        states = {name: self._state_for(name, param) for name, param in by_der.items()}
         for name, param in moving.items():
-            old: Any = param.value
-            value, der = _wide(old), _wide(param.der)
             if name in states:
-                value, self.state[name] = self.update(value, der, states[name], *self._rates(param))
+                self.state[name] = self._step(param, states[name])
             elif param.train_method == "average":
-                value = average(value, der, float(param.learning_rate), fanout[name])
-            else:
-                continue
-            param._own(net.backend.asarray(value).astype(old.dtype, copy=False))
+                value = average(
+                    _wide(param.value), _wide(param.der), float(param.learning_rate), fanout[name]
+                )
+                self._give(param, value)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state as NumPy arrays and integers, for `dagnn.save(net, path, extra=...)`:
@@ -161,6 +159,16 @@ class Solver:
             self.weight_decay * float(param.weight_decay),
         )
 
+    def _step(self, param: Param, state: State) -> State:
+        """Move one parameter; returns its state."""
+        value, state = self.update(_wide(param.value), _wide(param.der), state, *self._rates(param))
+        self._give(param, value)
+        return state
+
+    def _give(self, param: Param, value: Any) -> None:
+        backend, old = cast("Backend", self._backend), cast("Array", param.value)
+        param._own(backend.asarray(value).astype(old.dtype, copy=False))
+
     def _follow(self, net: DagNN) -> None:
         """Forget what the net no longer has, and move what is remembered to its backend."""
         self.state = {name: slots for name, slots in self.state.items() if name in net.params}
@@ -172,13 +180,14 @@ class Solver:
             }
             self._backend = net.backend
 
-    def _state_for(self, name: str, value: Array) -> State:
-        state = self.state.get(name)
+    def _state_for(self, name: str, param: Param) -> State:
+        state, value = self.state.get(name), cast("Array", param.value)
+        dtype = wide(value.dtype)
         if state is None:
-            return self.initial(value)
+            return self.initial(value.astype(dtype, copy=False))
         for slot in self.slots:
             for what, error in (("shape", ShapeError), ("dtype", DTypeError)):
-                had, has = getattr(state[slot], what), getattr(value, what)
+                had, has = getattr(state[slot], what), dtype if what == "dtype" else value.shape
                 if had != has:
                     raise error(
                         f"{type(self).__name__} remembers {slot!r} of parameter {name!r} with {what} {had}. "
@@ -203,6 +212,10 @@ def decayed(value: Array, der: Array, weight_decay: float) -> Array:
     return der + weight_decay * value if weight_decay else der
 
 
+def wide(dtype: Any) -> np.dtype:
+    """`dtype`, or single precision where that is more."""
+    return np.promote_types(dtype, np.float32)
+
+
 def _wide(a: Any) -> Any:
-    """`a` in at least single precision."""
-    return a.astype(np.promote_types(a.dtype, np.float32), copy=False)
+    return a.astype(wide(a.dtype), copy=False)

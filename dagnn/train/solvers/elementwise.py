@@ -1,0 +1,143 @@
+"""Steps that treat every element alike: one pass over memory, and in place where nobody could see it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...backends.numpy import memory, passes, threads
+from .solver import Solver, State, wide
+
+if TYPE_CHECKING:
+    from ...backends.base import Array
+    from ...variables import Param
+
+Rule = Callable[..., None]
+PIECE = 1 << 17
+"""Elements of a piece: enough for threads to seldom wait for the interpreter, few enough for the caches."""
+
+
+class Elementwise(Solver):
+    """Base of solvers whose step of one element needs no other: they define `rule` instead of `update`.
+
+    NumPy's arrays are cut into pieces that stay in cache while a thread does all of a step to them.
+    """
+
+    def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
+        """A step as work(new, value, der, *slots) on pieces of arrays, which writes `new` and the slots.
+
+        `new` may be `value` itself.
+        """
+        raise NotImplementedError
+
+    def update(
+        self, value: Array, der: Array, state: State, learning_rate: float, weight_decay: float
+    ) -> tuple[Array, State]:
+        """(w, state) of one parameter after one step; see `Solver.update`."""
+        new = passes.like(value) if isinstance(value, np.ndarray) else np.empty_like(value)
+        return new, self._move(new, value, der, state, learning_rate, weight_decay)
+
+    def _move(
+        self, new: Array, value: Array, der: Array, state: State, learning_rate: float, weight_decay: float
+    ) -> State:
+        state = self._counted({k: _in_order_of(value, a) if k in self.slots else a for k, a in state.items()})
+        work = self.rule(state, learning_rate, weight_decay)
+        in_pieces(work, new, value, der, *(state[slot] for slot in self.slots))
+        return state
+
+    def _counted(self, state: State) -> State:
+        """`state` with what it has beside arrays as of this step."""
+        return state
+
+    def _step(self, param: Param, state: State) -> State:
+        if type(self).update is not Elementwise.update or not _may_write(param):
+            return super()._step(param, state)
+        value: Any = param._value
+        value.setflags(write=True)
+        try:
+            return self._move(value, value, param.der, state, *self._rates(param))
+        finally:
+            param._own(value)
+
+
+def in_pieces(work: Rule, *arrays: Array) -> None:
+    """work(*pieces) for all pieces of `arrays`; for CuPy's arrays, of which none are made, work(*arrays)."""
+    if not all(isinstance(a, np.ndarray) for a in arrays):
+        work(*arrays)
+        return
+    order = _order(arrays[0])
+    flat = [a.transpose(order) for a in arrays]
+    if all(a.flags.c_contiguous for a in flat):
+        flat = [a.reshape(-1) for a in flat]
+        threads.each(lambda k: work(*(a[k : k + PIECE] for a in flat)), range(0, flat[0].size, PIECE))
+    else:  # memory in different orders
+        passes.in_pieces(work, *arrays)
+
+
+def scratch(piece: Array) -> Array:
+    """An array like `piece` with arbitrary contents."""
+    if isinstance(piece, np.ndarray):
+        return memory.empty(piece.shape, piece.dtype)
+    return np.empty_like(piece)
+
+
+def decayed_piece(value: Array, der: Array, weight_decay: float, out: Array) -> Array:
+    """der + weight_decay value, in `out`; without decay der itself."""
+    if not weight_decay:
+        return der
+    np.multiply(value, weight_decay, out=out)
+    return np.add(out, der, out=out)
+
+
+def only_holder(owner: Any, name: str) -> bool:
+    """Whether `owner` alone, by its attribute `name`, holds an array and its memory.
+
+    Views, buffers and tensors made of an array hold the array itself or one that it is a view of,
+    therefore all of these are counted. Where references can't be counted, the answer is no.
+    """
+    while _ALONE is not None and _references(owner, name) == _ALONE:
+        owner, name = getattr(owner, name), "base"
+        if isinstance(owner, memory._Lease):
+            return True
+        if type(owner) is not np.ndarray or owner.base is None:
+            return type(owner) is np.ndarray and owner.flags.owndata
+    return False
+
+
+def _references(owner: Any, name: str) -> int:
+    return sys.getrefcount(getattr(owner, name))
+
+
+_ALONE = None
+if hasattr(sys, "getrefcount") and getattr(sys, "_is_gil_enabled", lambda: True)():
+    _ALONE = _references(SimpleNamespace(array=np.empty(0)), "array")
+
+
+def _may_write(param: Param) -> bool:
+    """Whether a step may write into the value: NumPy's, in the type of the step, held by nobody else."""
+    if not isinstance(param._value, np.ndarray) or param._value.dtype != wide(param._value.dtype):
+        return False
+    if param._value.dtype != getattr(param.der, "dtype", None):
+        return False
+    base = param._value.base
+    writeable = base is None or getattr(getattr(base, "flags", None), "writeable", False)
+    del base
+    return writeable and only_holder(param, "_value")
+
+
+def _in_order_of(value: Array, a: Array) -> Array:
+    """`a` in the memory order of `value`, where both are NumPy's: copied where it has another."""
+    if not isinstance(a, np.ndarray) or _order(a) == _order(value):
+        return a
+    new = passes.like(value, a.dtype)
+    np.copyto(new, a)
+    return new
+
+
+def _order(a: Array) -> list[int]:
+    """The axes from the outermost to the innermost in memory."""
+    return sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]) if a.shape[axis] > 1 else 0)
