@@ -161,7 +161,12 @@ class Activation:
         >>> mask.dtype, set(mask.ravel().tolist()) <= {0.0, 2.0}
         (dtype('float32'), True)
         """
-        if not 0 <= rate < 1:
-            raise OptionError(f"rate must be at least 0 and less than 1. Received: {rate!r}")
+        check_rate(rate)
         kept = rng.random(shape, dtype=self.xp.float32) >= rate
         return self.xp.multiply(kept, 1 / (1 - float(rate)), dtype=dtype)
+
+
+def check_rate(rate: float) -> None:
+    """OptionError unless `rate` is a probability of dropping out."""
+    if not 0 <= rate < 1:
+        raise OptionError(f"rate must be at least 0 and less than 1. Received: {rate!r}")

@@ -13,10 +13,12 @@ class Elementwise:
     """Reference kernels of the blocks that join branches."""
 
     xp: Any
+    relu: Any
 
-    def sum(self, xs: Sequence[Array]) -> Array:
-        """The sum of arrays of one shape and type; the sum of a single array is that array itself.
+    def sum(self, xs: Sequence[Array], *, relu: float | None = None) -> Array:
+        """The sum of arrays of one shape and type, rectified last if `relu` is the leak of a ReLU.
 
+        Without `relu` the sum of a single array is that array itself.
         Raises ShapeError or DTypeError where they differ. MatConvNet's dagnn.Sum.
 
         >>> import numpy as np
@@ -24,17 +26,13 @@ class Elementwise:
         >>> kernels.sum([np.ones(2), np.ones(2), np.ones(2)])
         array([3., 3.])
         """
-        if not xs:
-            raise ShapeError("sum needs at least one array")
-        if len({tuple(x.shape) for x in xs}) > 1:
-            raise ShapeError(f"sum needs equal shapes, got {_shapes(xs)}")
-        one_dtype(**{f"input {k}": x for k, x in enumerate(xs)})
+        check_sum(xs)
         if len(xs) == 1:
-            return xs[0]
+            return xs[0] if relu is None else self.relu(xs[0], relu)
         total = self.xp.asarray(xs[0] + xs[1])
         for x in xs[2:]:
             total += x
-        return total
+        return total if relu is None else self.relu(total, relu)
 
     def concat(self, xs: Sequence[Array], axis: int) -> Array:
         """Join arrays one after the other along `axis`, 0 to 3 for (N, C, H, W).
@@ -47,13 +45,7 @@ class Elementwise:
         >>> kernels.concat([np.ones((2, 3, 4, 4)), np.ones((2, 5, 4, 4))], axis=1).shape
         (2, 8, 4, 4)
         """
-        if not xs:
-            raise ShapeError("concat needs at least one array")
-        if not 0 <= axis < xs[0].ndim:
-            raise OptionError(f"axis must be 0 to {xs[0].ndim - 1}. Received: {axis!r}")
-        if len({(*x.shape[:axis], None, *x.shape[axis + 1 :]) for x in xs}) > 1:
-            raise ShapeError(f"concat along axis {axis} needs shapes equal elsewhere, got {_shapes(xs)}")
-        one_dtype(**{f"input {k}": x for k, x in enumerate(xs)})
+        check_concat(xs, axis)
         return self.xp.concatenate(xs, axis=axis)
 
     def sum_to(self, x: Array, shape: Sequence[int]) -> Array:
@@ -86,6 +78,26 @@ def check_broadcast(what: str, shape: Sequence[int], to: Sequence[int]) -> None:
     pairs = zip(reversed(shape), reversed(to), strict=False)
     if len(shape) > len(to) or any(k not in (1, n) for k, n in pairs):
         raise ShapeError(f"{what} of shape {tuple(shape)} does not broadcast to {tuple(to)}")
+
+
+def check_sum(xs: Sequence[Array]) -> None:
+    """ShapeError or DTypeError unless there are arrays, of one shape and floating type."""
+    if not xs:
+        raise ShapeError("sum needs at least one array")
+    if len({tuple(x.shape) for x in xs}) > 1:
+        raise ShapeError(f"sum needs equal shapes, got {_shapes(xs)}")
+    one_dtype(**{f"input {k}": x for k, x in enumerate(xs)})
+
+
+def check_concat(xs: Sequence[Array], axis: int) -> None:
+    """The error that says why arrays can't be joined along `axis`, if they can't."""
+    if not xs:
+        raise ShapeError("concat needs at least one array")
+    if not 0 <= axis < xs[0].ndim:
+        raise OptionError(f"axis must be 0 to {xs[0].ndim - 1}. Received: {axis!r}")
+    if len({(*x.shape[:axis], None, *x.shape[axis + 1 :]) for x in xs}) > 1:
+        raise ShapeError(f"concat along axis {axis} needs shapes equal elsewhere, got {_shapes(xs)}")
+    one_dtype(**{f"input {k}": x for k, x in enumerate(xs)})
 
 
 def _shapes(xs: Sequence[Array]) -> str:

@@ -16,6 +16,7 @@ class Normalisation:
     xp: Any
     avg_pool: Any
     avg_pool_dzdx: Any
+    relu: Any
 
     def batch_norm(
         self,
@@ -25,8 +26,12 @@ class Normalisation:
         *,
         epsilon: float = 1e-4,
         moments: Array | None = None,
+        add: Array | None = None,
+        relu: float | None = None,
     ) -> tuple[Array, Array]:
         """Give every channel zero mean and unit variance over the batch, then scale and shift it.
+
+        Optionally add another map afterwards, and rectify.
 
         y[n, c, i, j] = multipliers[c] (x[n, c, i, j] - mean[c]) / sigma[c] + biases[c] with
         sigma[c] = sqrt(variance[c] + epsilon); the variance is the biased one.
@@ -38,6 +43,8 @@ class Normalisation:
         epsilon : added to the variance. Note that the BatchNorm layer's default is 1e-5.
         moments : (C, 2) = [mean, sigma], used as they are (epsilon is not added again), or None to
             measure them on x.
+        add : added to y before `relu`; it has the shape of x.
+        relu : None, or the leak of a ReLU applied last (0 for a plain one).
 
         Returns (y, moments). The variance is summed around the mean, so that no digits are lost where
         the mean is large. Raises ShapeError or DTypeError.
@@ -51,7 +58,7 @@ class Normalisation:
         (array([-1.,  1.]), array([[2., 1.]]))
         """
         xp = self.xp
-        _check_channels(x, multipliers=multipliers, biases=biases, moments=moments)
+        self._check_batch_norm(x, multipliers, biases, moments, add)
         if moments is None:
             count = max(x.size // x.shape[1], 1)
             rough = (self._channel_sums(x) / count).astype(x.dtype)
@@ -67,7 +74,9 @@ class Normalisation:
         scale = multipliers / sigma
         y *= _column(scale.astype(x.dtype))
         y += _column((biases - scale * rest).astype(x.dtype))
-        return y, moments
+        if add is not None:
+            y += add
+        return y if relu is None else self.relu(y, relu), moments
 
     def batch_norm_ders(
         self, dzdy: Array, x: Array, multipliers: Array, moments: Array, *, given: bool = False
@@ -87,9 +96,7 @@ class Normalisation:
         >>> kernels.batch_norm_ders(np.ones_like(x), x, np.full(1, 6.0), moments, given=True)
         (array([[[[3., 3.]]]]), array([-1.]), array([2.]))
         """
-        _check_channels(x, multipliers=multipliers, moments=moments)
-        one_dtype(dzdy=dzdy, x=x)
-        same_shape("dzdy", dzdy, x.shape)
+        self._check_batch_norm_ders(dzdy, x, multipliers, moments)
         mean, sigma = moments[:, 0], moments[:, 1]
         count = max(x.size // x.shape[1], 1)
         centred = x - _column(mean)
@@ -288,6 +295,21 @@ class Normalisation:
         dzdx = x * factor
         dzdx += dzdy
         return dzdx
+
+    @staticmethod
+    def _check_batch_norm(
+        x: Array, multipliers: Array, biases: Array, moments: Array | None, add: Array | None
+    ) -> None:
+        _check_channels(x, multipliers=multipliers, biases=biases, moments=moments)
+        if add is not None:
+            one_dtype(x=x, add=add)
+            same_shape("add", add, x.shape)
+
+    @staticmethod
+    def _check_batch_norm_ders(dzdy: Array, x: Array, multipliers: Array, moments: Array) -> None:
+        _check_channels(x, multipliers=multipliers, moments=moments)
+        one_dtype(dzdy=dzdy, x=x)
+        same_shape("dzdy", dzdy, x.shape)
 
     def _channel_sums(self, x: Array, other: Array | None = None) -> Array:
         """Per channel, the sum of x, or of x times `other`: over an image in x's type, then in float64."""
