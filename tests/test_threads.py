@@ -1,8 +1,9 @@
-"""Pieces of convolutions on threads: the same results, and BLAS as it was afterwards."""
+"""Pieces of work on threads: how many, the same results, and BLAS as it was afterwards."""
 
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,6 +12,24 @@ from threadpoolctl import threadpool_info
 
 import dagnn
 from dagnn.backends.numpy import threads
+from dagnn.errors import OptionError
+
+NO_LIMIT = 1 << 16  # cores, where a container has no quota
+
+
+@pytest.fixture
+def set_threads():
+    """`set_num_threads`, undone afterwards."""
+    yield dagnn.set_num_threads
+    dagnn.set_num_threads(None)
+
+
+def in_a_process(code, **environment):
+    """What `code` prints in a process of its own, where nobody has said how many threads to use."""
+    inherited = {name: value for name, value in os.environ.items() if name != "DAGNN_NUM_THREADS"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def blas_threads():
@@ -102,3 +121,217 @@ raise SystemExit(os.waitpid(child, 0)[1])
 
 def test_pieces_of_pieces_do_not_wait_for_each_other():
     assert threads.each(lambda i: threads.each(lambda j: i * j, [1, 2]), range(4))[3] == [3, 6]
+
+
+# ---- how many
+
+
+def test_set_num_threads(set_threads):
+    default = dagnn.num_threads()
+    set_threads(3)
+    assert dagnn.num_threads() == 3
+    assert len(threads.share(range(10))) == 3
+    set_threads(None)
+    assert dagnn.num_threads() == default
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, 2.0, "2", "two", [2], float("nan")])
+def test_numbers_of_threads_that_are_none(set_threads, bad):
+    set_threads(2)
+    with pytest.raises(OptionError, match=r"at least 1, or None\. Received: "):
+        set_threads(bad)
+    assert dagnn.num_threads() == 2
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_as_many_threads_as_were_asked_for_work_at_once(set_threads, number):
+    set_threads(number)
+    everybody = threading.Barrier(number, timeout=30)  # broken unless as many threads meet there
+    seen = threads.each(lambda piece: (everybody.wait(), threading.get_ident())[1], range(number))
+    assert len(set(seen)) == number
+    assert threading.get_ident() in seen, "the caller works too"
+
+
+def test_fewer_threads_after_more(set_threads):
+    set_threads(4)
+    threads.each(lambda k: k, range(8))
+    set_threads(1)
+    assert set(threads.each(lambda k: threading.get_ident(), range(20))) == {threading.get_ident()}
+
+
+NUMBER = "import dagnn; print(dagnn.num_threads())"
+
+
+@pytest.mark.parametrize(("given", "number"), [("1", 1), ("3", 3), ("64", 64)])
+def test_the_environment_says_how_many(given, number):
+    assert in_a_process(NUMBER, DAGNN_NUM_THREADS=given) == str(number)
+
+
+@pytest.mark.parametrize("given", ["", "0", "-2", "1.5", "many", " "])
+def test_what_the_environment_says_may_be_nonsense(given):
+    assert in_a_process(NUMBER, DAGNN_NUM_THREADS=given) == in_a_process(NUMBER)
+
+
+def test_a_call_outdoes_the_environment():
+    code = "import dagnn; dagnn.set_num_threads(2); print(dagnn.num_threads()); dagnn.set_num_threads(None)"
+    assert in_a_process(f"{code}; print(dagnn.num_threads())", DAGNN_NUM_THREADS="5").split() == ["2", "5"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+def test_cores_are_those_the_process_may_run_on():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    assert in_a_process(f"{code}; {NUMBER}") == "1"
+    assert in_a_process(f"{code}; {NUMBER}", DAGNN_NUM_THREADS="2") == "2"
+    assert int(in_a_process(NUMBER)) <= len(os.sched_getaffinity(0))
+
+
+# ---- containers
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 2),  # rounded up
+        ("50000 100000\n", 1),
+        ("1000 1000000\n", 1),
+        ("400000 50000", 8),
+        ("max 100000\n", NO_LIMIT),
+        ("", NO_LIMIT),
+        ("100000\n", NO_LIMIT),
+        ("nonsense here\n", NO_LIMIT),
+    ],
+)
+def test_quota_of_version_2(tmp_path, text, cores):
+    (tmp_path / "cpu.max").write_text(text)
+    assert threads._cgroup_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "period", "cores"),
+    [
+        ("300000\n", "100000\n", 3),
+        ("250000\n", "100000\n", 3),
+        ("10000\n", "100000\n", 1),
+        ("-1\n", "100000\n", NO_LIMIT),
+    ],
+)
+def test_quota_of_version_1(tmp_path, quota, period, cores):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
+    assert threads._cgroup_cores(tmp_path) == NO_LIMIT, "half of it says nothing"
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text(period)
+    assert threads._cgroup_cores(tmp_path) == cores
+
+
+def test_no_quota_at_all(tmp_path):
+    assert threads._cgroup_cores(tmp_path / "none") == NO_LIMIT
+
+
+def test_a_quota_bounds_the_cores(monkeypatch):
+    monkeypatch.delenv("DAGNN_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "_cgroup_cores", lambda: 1)
+    assert threads._default.__wrapped__() == 1
+    monkeypatch.setattr(threads, "_cgroup_cores", lambda: NO_LIMIT)
+    assert threads._default.__wrapped__() >= 1
+
+
+# ---- errors, and threads of the user's own
+
+
+def test_errors_of_helpers_come_out(set_threads):
+    set_threads(3)
+    caller, everybody = threading.get_ident(), threading.Barrier(3, timeout=30)
+
+    def work(piece):
+        if piece < 3:
+            everybody.wait()  # so that each thread has one
+            if threading.get_ident() != caller:
+                raise KeyError(piece)
+        return piece
+
+    before = blas_threads()
+    for _ in range(5):
+        with pytest.raises(KeyError):
+            threads.each(work, range(50))
+        assert blas_threads() == before
+        assert threads.each(lambda k: 2 * k, range(50)) == list(range(0, 100, 2)), (
+            "as if nothing had happened"
+        )
+
+
+def test_nobody_goes_on_after_an_error(set_threads):
+    set_threads(2)
+    done = []
+
+    def work(piece):
+        if piece == 0:
+            raise ValueError
+        done.append(piece)
+
+    with pytest.raises(ValueError):
+        threads.each(work, range(100_000))
+    assert len(done) < 100_000
+    count = len(done)
+    threads.each(lambda k: k, range(10))
+    assert len(done) == count, "each returns when the last one has stopped"
+
+
+def test_an_interruption_is_no_exception_to_that(set_threads):
+    set_threads(2)
+    before = blas_threads()
+
+    def work(piece):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.each(work, range(10))
+    assert blas_threads() == before
+
+
+def test_each_from_many_threads_at_once(set_threads):
+    set_threads(2)
+    with ThreadPoolExecutor(8) as users:
+        found = list(users.map(lambda n: threads.each(lambda k: k * n, range(200)), range(40)))
+    assert found == [[k * n for k in range(200)] for n in range(40)]
+
+
+def test_nothing_to_do():
+    assert threads.each(lambda piece: 1 / 0, []) == []
+    assert threads.share([]) == []
+
+
+# ---- the same results
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_results_are_the_same_bit_for_bit(set_threads, number):
+    """Of all layers, forward and backward, whichever thread does which piece."""
+    net = dagnn.DagNN()
+    net.add_layer("conv", dagnn.Conv((16, 8, 3, 3), pad=1), "x", "c")
+    net.add_layer("bn", dagnn.BatchNorm(16), "c", "b")
+    net.add_layer("relu", dagnn.ReLU(), "b", "r")
+    net.add_layer("strided", dagnn.Conv((16, 16, 3, 3), stride=2, pad=1), "r", "s")
+    net.add_layer("lrn", dagnn.LRN(), "s", "n")
+    net.add_layer("pool", dagnn.Pooling(pool_size=3, stride=2), "n", "p")
+    net.add_layer("avg", dagnn.Pooling(pool_size=3, stride=1, method="avg"), "p", "a")
+    net.add_layer("up", dagnn.ConvTranspose((16, 4, 4, 4), upsample=2), "a", "u")
+    net.add_layer("soft", dagnn.SoftMax(), "u", "y")
+    net.init_params()
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 8, 40, 40)).astype(np.float32)
+    seed = rng.standard_normal(net.var_shapes({"x": x.shape})["y"]).astype(np.float32)
+
+    def evaluate():
+        y = net.eval({"x": x}, {"y": seed}, ders=["x"])["y"]
+        return [y, net.vars["x"].der, *(param.der for param in net.params.values())]
+
+    set_threads(number)
+    first = evaluate()
+    set_threads(4)
+    other = evaluate()
+    set_threads(number)
+    for _ in range(8):
+        assert all(np.array_equal(a, b) for a, b in zip(first, evaluate(), strict=True))
+    for a, b in zip(first, other, strict=True):
+        assert np.allclose(a, b, rtol=1e-3, atol=1e-4 * abs(a).max()), "else by rounding only"
