@@ -1,4 +1,7 @@
-"""Figures of a benchmark's JSON file as Markdown: `python -m benchmarks.tables FILE.json`."""
+"""Figures of benchmarks' JSON files as Markdown: `python -m benchmarks.tables FILE.json ... [--into PAGE]`.
+
+With --into they become the last section of a page, in place of those that were there.
+"""
 
 from __future__ import annotations
 
@@ -128,6 +131,14 @@ KINDS: dict[str, Callable[[Sequence[Row]], str]] = {
 }
 
 
+TITLES = {
+    "rounds": "Whole networks",
+    "convolution": "Convolutions one by one",
+    "sweep": "Growing batches, images, threads and windows",
+    "counts": "Page faults",
+}
+
+
 def machine(facts: Mapping[str, Any]) -> str:
     """The machine in a sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
@@ -144,14 +155,32 @@ def markdown(figures: Mapping[str, Any]) -> str:
     kind = next((kind for kind in KINDS if rows and kind in rows[0]), None)
     if kind is None:
         raise SystemExit("no figures of a benchmark")
-    return f"{machine(figures['machine'])}\n\n{KINDS[kind](rows)}"
+    return f"### {TITLES[kind]}\n\n{machine(figures['machine'])}\n\n{KINDS[kind](rows)}"
+
+
+SECTION = "\n## Figures\n"
+
+
+def placed(page: str, figures: str) -> str:
+    """`page` with `figures` as its last section.
+
+    >>> placed("# Speed\\n\\n## Figures\\n\\nold\\n", "new")
+    '# Speed\\n\\n## Figures\\n\\nnew\\n'
+    """
+    before, _, _ = page.rstrip("\n").partition(SECTION)
+    return f"{before.rstrip()}\n{SECTION}\n{figures.rstrip()}\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what --json wrote")
-    for file in parser.parse_args().files:
-        print(markdown(json.loads(file.read_text())), end="\n\n")
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="a Markdown file, docs/performance.md")
+    options = parser.parse_args()
+    text = "\n\n".join(markdown(json.loads(file.read_text())) for file in options.files)
+    if options.into:
+        options.into.write_text(placed(options.into.read_text(), text))
+    else:
+        print(text)
 
 
 if __name__ == "__main__":

@@ -161,13 +161,25 @@ def test_a_plot(tmp_path):
 def test_tables_of_networks():
     figures = {"machine": measure.machine(2), "rows": [ROW, ROW | {"net": "dncnn", "ratio": 0.5}]}
     text = tables.markdown(json.loads(json.dumps(figures)))
-    assert text.startswith("Measured on 20")
+    assert text.startswith("### Whole networks\n\nMeasured on 20")
     assert "| lenet | 100 | 10 ± 0.1 | 20 ± 0.2 | 2.00 | 30.5 | 61 |" in text
     assert "| geometric mean |  |  |  | 1.00 |  |  |" in text
     both = [ROW | {"phase": "infer", "peer": peer} for peer in ("pytorch", "onnxruntime")]
     head, _, line, mean = tables.networks(both).splitlines()
     assert {len(part.split("|")) for part in (head, line, mean)} == {12}
     assert "MB" not in tables.networks([ROW | {"ours_peak_mb": None, "peer_peak_mb": None}])
+
+
+def test_figures_are_put_into_a_page(monkeypatch, tmp_path):
+    page, file = tmp_path / "page.md", tmp_path / "figures.json"
+    page.write_text("# Speed\n\nText.\n")
+    for ratio in (2.0, 3.0):
+        measure.write_json(file, 2, [ROW | {"ratio": ratio}])
+        monkeypatch.setattr(sys, "argv", ["tables", str(file), "--into", str(page)])
+        tables.main()
+        assert page.read_text().startswith("# Speed\n\nText.\n\n## Figures\n\n### Whole networks\n")
+        assert page.read_text().count("Measured on") == 1
+        assert f"| {ratio:.2f} |" in page.read_text()
 
 
 def test_tables_of_the_others():
@@ -177,7 +189,7 @@ def test_tables_of_the_others():
     ]
     for figures in (rows, [faults.row("lenet", "infer", [100, 50, 1, 2, 3])]):
         lines = tables.markdown({"machine": machine, "rows": figures}).splitlines()
-        assert lines[2].count("|") == lines[4].count("|")
+        assert lines[4].count("|") == lines[6].count("|") > 5
     with pytest.raises(SystemExit):
         tables.markdown({"machine": machine, "rows": []})
 
