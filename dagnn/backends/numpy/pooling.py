@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import product
+from math import prod
 
 import numpy as np
 
@@ -22,6 +23,9 @@ TILE_BYTES = 1 << 22
 SCATTER_BYTES = 1 << 21
 """The memory of the pixels to which derivatives are sent at once; their indices take as much again."""
 
+MOST_GROUPS = 4
+"""Where windows overlap more than that, adding up tap by tap is faster than sending by index."""
+
 Cuts = tuple[Overlap, ...]
 """Of each tap along an axis, the outputs that have it inside the image and the pixels it meets there."""
 
@@ -32,9 +36,9 @@ class Pooling(reference.Pooling):
     def max_pool(self, x, size, *, stride=1, pad=0, wants_winner=True):
         sizes = pool_sizes(x.shape, size, stride, pad)
         one_dtype(x=x)
-        first, x = first_taps(sizes), channels_last(x)
+        x = channels_last(x)
         y = _maps(sizes.output, x.dtype)
-        winner = _maps(sizes.output, first.dtype) if wants_winner else None
+        winner = _maps(sizes.output, first_taps(sizes).dtype) if wants_winner else None
 
         def one(tile: Tile) -> None:
             images, *outputs = tile
@@ -47,9 +51,10 @@ class Pooling(reference.Pooling):
             if not best.min() > -np.inf:  # the rare case: a window without a winner
                 np.fmax(best, -np.inf, out=best)
                 if winner is not None:
-                    np.copyto(winner[tile], first[tuple(outputs)][..., None], where=best == -np.inf)
+                    first = first_taps(sizes)[tuple(outputs)]
+                    np.copyto(winner[tile], first[..., None], where=best == -np.inf)
 
-        each(one, _output_tiles(sizes, x.dtype))
+        each(one, _output_tiles(sizes, x))
         return channels_second(y), None if winner is None else channels_second(winner)
 
     def max_pool_dzdx(self, dzdy, winner, x_shape, size, *, stride=1, pad=0):
@@ -60,13 +65,14 @@ class Pooling(reference.Pooling):
         dzdx = _maps(x_shape, dzdy.dtype)
         if not dzdx.size:
             return channels_second(dzdx)
-        _scatter(channels_last(dzdy), channels_last(winner), dzdx, sizes)
+        send = _scatter if prod(_apart(sizes)) <= MOST_GROUPS else _gather
+        send(channels_last(dzdy), channels_last(winner), dzdx, sizes)
         return channels_second(dzdx)
 
     def avg_pool(self, x, size, *, stride=1, pad=0):
         sizes = pool_sizes(x.shape, size, stride, pad)
         one_dtype(x=x)
-        count = pixels_inside(sizes, x.shape, x.dtype)[..., None]
+        count = _counts(sizes, x.shape, x.dtype)
         x = channels_last(x)
         y = _maps(sizes.output, x.dtype)
 
@@ -76,14 +82,14 @@ class Pooling(reference.Pooling):
             _pooled(np.add, _pooled(np.add, x[images], down, 1), across, 2, y[tile])
             np.divide(y[tile], count[tuple(outputs)], out=y[tile])
 
-        each(one, _output_tiles(sizes, x.dtype))
+        each(one, _output_tiles(sizes, x))
         return channels_second(y)
 
     def avg_pool_dzdx(self, dzdy, x_shape, size, *, stride=1, pad=0):
         sizes = pool_sizes(x_shape, size, stride, pad)
         one_dtype(dzdy=dzdy)
         same_shape("dzdy", dzdy, sizes.output)
-        count = pixels_inside(sizes, x_shape, dzdy.dtype)[..., None]
+        count = _counts(sizes, tuple(x_shape), dzdy.dtype)
         dzdy = channels_last(dzdy)
         dzdx = _maps(x_shape, dzdy.dtype)
 
@@ -102,15 +108,21 @@ class Pooling(reference.Pooling):
         return channels_second(dzdx)
 
 
+@lru_cache(maxsize=1 << 8)
+def _counts(sizes: Sizes, x_shape: Sequence[int], dtype: np.dtype) -> Array:
+    """(H', W', 1): how many pixels of each window are inside the image."""
+    return pixels_inside(sizes, x_shape, dtype)[..., None]
+
+
 def _maps(shape: Sequence[int], dtype: np.dtype) -> Array:
     """(N, H, W, C) for maps of `shape` (N, C, H, W), with arbitrary contents."""
     n, c, height, width = shape
     return memory.empty((n, height, width, c), dtype)
 
 
-def _output_tiles(sizes: Sizes, dtype: np.dtype) -> list[Tile]:
-    n, c, *maps = sizes.output
-    return _tiles((n, *maps), c * dtype.itemsize * sizes.stride[0] * sizes.stride[1])
+def _output_tiles(sizes: Sizes, x: Array) -> list[Tile]:
+    n, _, *maps = sizes.output
+    return _tiles((n, *maps), -(-x.nbytes // max(1, n * maps[0] * maps[1])))
 
 
 def _input_tiles(dzdx: Array) -> list[Tile]:
@@ -156,6 +168,8 @@ def _pooled(op: np.ufunc, pixels: Array, cuts: Cuts, axis: int, out: Array | Non
         return pixels[_at(axis, cuts[0][1])]
     if out is None:
         out = memory.empty((*pixels.shape[:axis], number, *pixels.shape[axis + 1 :]), pixels.dtype)
+    if number == 1:
+        return op.reduce(pixels[_at(axis, _met(cuts))], axis=axis, keepdims=True, out=out)
     if base is None:
         out.fill(op.identity if op.identity is not None else -np.inf)
     rest = [cut for k, cut in enumerate(cuts) if k != base]
@@ -170,6 +184,12 @@ def _pooled(op: np.ufunc, pixels: Array, cuts: Cuts, axis: int, out: Array | Non
         part = out[_at(axis, o)]
         op(part, pixels[_at(axis, i)], out=part)
     return out
+
+
+def _met(cuts: Cuts) -> slice:
+    """The pixels of a single window."""
+    inside = [i for o, i in cuts if o.stop > o.start]
+    return slice(inside[0].start, inside[-1].stop) if inside else slice(0, 0)
 
 
 def _outside(inner: slice, length: int) -> Iterator[slice]:
@@ -223,6 +243,37 @@ def _differs(pixels: Array, best: Array, cut: Overlap, axis: int) -> Array:
     return differs.view(np.uint8)
 
 
+def _apart(sizes: Sizes) -> tuple[int, int]:
+    """How far apart windows without a common pixel are, along rows and columns of windows."""
+    down, across = (-(-w // step) for w, step in zip(sizes.window, sizes.stride, strict=True))
+    return down, across
+
+
+def _gather(dzdy: Array, winner: Array, dzdx: Array, sizes: Sizes) -> None:
+    """What `_scatter` does, tap by tap.
+
+    The bits of dzdy are masked by where the tap has won, which is much faster than `np.where`.
+    """
+    bits = np.dtype(f"i{dzdx.itemsize}")
+    taps = list(product(range(sizes.window[1]), range(sizes.window[0])))
+
+    def one(tile: Tile) -> None:
+        images, *pixels = tile
+        (rows, down), (columns, across) = (_seen(_windows_onto(sizes, k, pixels[k])) for k in range(2))
+        ders, winners = dzdy[images, rows, columns].view(bits), winner[images, rows, columns]
+        equal, won = memory.empty(ders.shape, np.int8), memory.empty(ders.shape, bits)
+        target = dzdx[tile]
+        target.fill(0)
+        for tap, (v, u) in enumerate(taps):
+            np.equal(winners, winner.dtype.type(tap), out=equal.view(np.bool_))
+            np.copyto(won, np.negative(equal, out=equal))
+            np.bitwise_and(won, ders, out=won)
+            part = target[:, down[u][1], across[v][1]]
+            np.add(part, won.view(dzdx.dtype)[:, down[u][0], across[v][0]], out=part)
+
+    each(one, _input_tiles(dzdx))
+
+
 def _scatter(dzdy: Array, winner: Array, dzdx: Array, sizes: Sizes) -> None:
     """dzdx: at each pixel, the sum of the dzdy of the windows it won, (N, H, W, C) all.
 
@@ -232,7 +283,7 @@ def _scatter(dzdy: Array, winner: Array, dzdx: Array, sizes: Sizes) -> None:
     parts, at_once = _parts(dzdx, sizes)
     taps, corners = _tap_offsets(sizes, dzdx), _corners(sizes, dzdx, parts, at_once)
     (height, _), (down, _), top = sizes.window, sizes.stride, sizes.pad[0]
-    apart = [-(-window // step) for window, step in zip(sizes.window, sizes.stride, strict=True)]
+    apart = _apart(sizes)
     flat, image, row = dzdx.reshape(-1), dzdx[:1].size, dzdx[:1, :1].size
 
     def one(part: tuple[slice, slice]) -> None:
@@ -317,6 +368,11 @@ def _seen(cuts: Cuts) -> tuple[slice, Cuts]:
 
 def _spread(source: Array, target: Array, cuts: Cuts, axis: int, stride: int) -> None:
     """target: at each of its pixels along `axis`, the sum of the outputs that have it in their windows."""
+    if source.shape[axis] == 1:
+        for strip in _outside(_met(cuts), target.shape[axis]):
+            target[_at(axis, strip)] = 0
+        np.copyto(target[_at(axis, _met(cuts))], source)
+        return
     for phase in range(min(stride, target.shape[axis])):
         pixels, written = target[_at(axis, slice(phase, None, stride))], False
         for o, i in (cut for cut in cuts if _meets(cut, phase, stride)):
