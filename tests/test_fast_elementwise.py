@@ -22,7 +22,8 @@ def cut_up(request, monkeypatch):
     """No array is too small for the fast way, and most are cut into several pieces."""
     for module in (elementwise, normalisation):
         monkeypatch.setattr(module, "SMALL", -1)
-    for module in (rows, passes, elementwise):
+    monkeypatch.setattr(elementwise, "INLINE", request.param)
+    for module in (rows, passes):
         monkeypatch.setattr(module, "PIECE", request.param)
     monkeypatch.setattr(rows, "WIDE", 12)
     monkeypatch.setattr(normalisation, "ROWS", (1, 4096))

@@ -41,3 +41,12 @@ def test_concat(backend, case):
     xs = [backend.asarray(nchw(x, size)) for x, size in xs]
     axis = {1: 2, 2: 3, 3: 1, 4: 0}[case["in"]["dim"]]
     assert error(backend.to_numpy(backend.concat(xs, axis)), nchw(case["out"]["y"], case["size"]["y"])) == 0
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.2])
+def test_a_sum_is_rectified_last(backend, leak):
+    xs = [backend.asarray(np.array([-3.0, 1.0, np.nan])), backend.asarray(np.array([2.0, 1.0, 1.0]))]
+    for count in (1, 2):
+        expected = backend.relu(backend.sum(xs[:count]), leak)
+        y = backend.to_numpy(backend.sum(xs[:count], relu=leak))
+        np.testing.assert_array_equal(y, backend.to_numpy(expected))

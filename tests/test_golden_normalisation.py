@@ -2,7 +2,7 @@
 
 import pytest
 from agreement import agree
-from matlab import cases, load, nchw
+from matlab import cases, error, load, nchw
 
 from dagnn.errors import OptionError, ShapeError
 
@@ -97,3 +97,17 @@ def test_normalize_lp_refuses_axes_that_are_not(backend, axes):
     x = backend.asarray(nchw(load("errors")[30]["args"][0]))
     with pytest.raises(OptionError, match="axes takes different numbers from 0 to 3"):
         backend.normalize_lp(x, axes=axes)
+
+
+@pytest.mark.parametrize("leak", [None, 0.0, 0.2])
+@pytest.mark.parametrize("case", cases("bnorm")[:2])
+def test_batch_norm_adds_and_rectifies_last(backend, case, leak):
+    x, g, b = (backend.asarray(case.x(name)) for name in "xgb")
+    g, b, add = g.ravel(), b.ravel(), backend.asarray(case.dzdy())
+    y, moments = backend.batch_norm(x, g, b)
+    expected = y + add if leak is None else backend.relu(y + add, leak)
+    y, same_moments = backend.batch_norm(x, g, b, add=add, relu=leak)
+    assert error(backend.to_numpy(y), backend.to_numpy(expected)) < 1e-14
+    assert (moments == same_moments).all()
+    with pytest.raises(ShapeError, match="add has shape"):
+        backend.batch_norm(x, g, b, add=add[:, :, :1, :1])

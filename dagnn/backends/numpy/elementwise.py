@@ -15,13 +15,15 @@ from ..reference.activation import check_rate
 from ..reference.checks import Array, one_dtype, same_shape
 from ..reference.elementwise import check_concat, check_sum
 from . import memory
-from .passes import PIECE, in_pieces, like
+from .passes import in_pieces, like
 from .rows import as_rows
 from .threads import each
 from .tiles import channels_last, channels_second
 
-SMALL = 1 << 12
+SMALL = 1 << 15
 """Up to so many elements the reference kernel's few calls are the quicker way."""
+INLINE = 1 << 17
+"""Up to so many elements a pass is over before another thread would be at work."""
 ZEROS = 1 << 17
 
 
@@ -33,7 +35,7 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
             return super().relu(x, leak)
         one_dtype(x=x)
         y = like(x)
-        in_pieces(lambda x, y: rectify(x, leak, y), x, y)
+        _pass(lambda x, y: rectify(x, leak, y), x, y)
         return y
 
     def relu_dzdx(self, dzdy, y, leak=0.0):
@@ -52,7 +54,7 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
                 np.add(dzdx, float(leak), out=dzdx)
                 np.multiply(dzdx, dzdy, out=dzdx)
 
-        in_pieces(work, dzdy, y, dzdx)
+        _pass(work, dzdy, y, dzdx)
         return dzdx
 
     def sigmoid(self, x):
@@ -68,7 +70,7 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
             np.add(y, 1, out=y)
             np.divide(1, y, out=y)  # twice as fast as `reciprocal`
 
-        in_pieces(work, x, y)
+        _pass(work, x, y)
         return y
 
     def sigmoid_dzdx(self, dzdy, y):
@@ -83,7 +85,7 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
             np.multiply(dzdx, y, out=dzdx)
             np.multiply(dzdx, dzdy, out=dzdx)
 
-        in_pieces(work, dzdy, y, dzdx)
+        _pass(work, dzdy, y, dzdx)
         return dzdx
 
     def tanh(self, x):
@@ -91,7 +93,7 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
             return super().tanh(x)
         one_dtype(x=x)
         y = like(x)
-        in_pieces(lambda x, y: np.tanh(x, out=y), x, y)
+        _pass(lambda x, y: np.tanh(x, out=y), x, y)
         return y
 
     def tanh_dzdx(self, dzdy, y):
@@ -106,7 +108,7 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
             np.subtract(1, dzdx, out=dzdx)
             np.multiply(dzdx, dzdy, out=dzdx)
 
-        in_pieces(work, dzdy, y, dzdx)
+        _pass(work, dzdy, y, dzdx)
         return dzdx
 
     def softmax(self, x):
@@ -145,7 +147,7 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
         drawn = rng.random(dtype=np.float32, out=memory.empty(shape, np.float32))
         mask = memory.empty(shape, dtype)
         kept = 1 / (1 - float(rate))
-        in_pieces(lambda drawn, mask: np.multiply(drawn >= rate, kept, out=mask, dtype=dtype), drawn, mask)
+        _pass(lambda drawn, mask: np.multiply(drawn >= rate, kept, out=mask, dtype=dtype), drawn, mask)
         return mask
 
     def sum(self, xs, *, relu=None):
@@ -160,7 +162,7 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
                 np.add(total, other, out=total)
             rectify(total, relu, total)
 
-        in_pieces(work, total, *xs)
+        _pass(work, total, *xs)
         return total
 
     def concat(self, xs, axis):
@@ -177,9 +179,17 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
         start = 0
         for x in xs:
             stop = start + x.shape[axis]
-            in_pieces(np.copyto, y[(slice(None),) * axis + (slice(start, stop),)], x)
+            _pass(np.copyto, y[(slice(None),) * axis + (slice(start, stop),)], x)
             start = stop
         return y
+
+
+def _pass(work: Callable[..., Any], *arrays: Array) -> None:
+    """`in_pieces`, where that is worth it."""
+    if arrays[0].size <= INLINE:
+        work(*arrays)
+    else:
+        in_pieces(work, *arrays)
 
 
 def _by_pixels(work: Callable[..., Any], *arrays: Array) -> None:
@@ -189,9 +199,9 @@ def _by_pixels(work: Callable[..., Any], *arrays: Array) -> None:
     shape = arrays[0].shape
     if 0 in shape:
         return
-    step = max(1, PIECE // prod(shape[1:]))
+    step = max(1, INLINE // prod(shape[1:]))
     rows = shape[2] if len(shape) == 4 else 1
-    height = max(1, PIECE * rows // prod(shape[1:]))
+    height = max(1, INLINE * rows // prod(shape[1:]))
     pieces = [
         np.s_[n : n + step, :, top : top + height][: len(shape)]
         for n in range(0, shape[0], step)
@@ -203,7 +213,7 @@ def _by_pixels(work: Callable[..., Any], *arrays: Array) -> None:
 def _channel_sum(x: Array) -> Array:
     """The sum over axis 1, which stays with length 1."""
     if x.ndim == 2 and x.dtype.char in "fd":
-        return np.matmul(x, np.ones((x.shape[1], 1), x.dtype))
+        return np.dot(x, np.ones(x.shape[1], x.dtype))[:, None]
     return x.sum(axis=1, keepdims=True)
 
 
@@ -220,7 +230,7 @@ def rectify(x: Array, leak: float | None, out: Array) -> None:
 
 def _zeros(dtype: np.dtype, count: int) -> Array:
     """What `fmax` compares `count` numbers to: it is three times faster with zeros than with one zero."""
-    return _most_zeros(dtype)[:count] if count <= ZEROS else dtype.type(0)
+    return _most_zeros(dtype)[:count] if 512 <= count <= ZEROS else dtype.type(0)
 
 
 @cache

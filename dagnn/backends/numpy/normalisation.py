@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,8 @@ from .elementwise import rectify
 from .rows import as_maps, as_rows, by_channel, empty_rows, row_pieces
 from .threads import each
 
-SMALL = 1 << 10
-"""Up to so many elements the reference kernel's few calls are the quicker way."""
+SMALL = 1 << 15
+"""Up to so many elements the reference kernel's few calls are the quicker way to normalise a batch."""
 ROWS = 64, 4096
 """Least and most rows that get sums of their own: few beside the data, and none too long for rounding."""
 NEAR = 2.0
@@ -92,7 +93,7 @@ class Normalisation(reference.Normalisation):
         return as_maps(dzdx, x.shape), dzdg.astype(dtype), dzdb.astype(dtype)
 
     def lrn(self, x, *, size, kappa, alpha, beta):
-        if x.size <= SMALL or not _narrow(size, x.shape):
+        if not _narrow(size, x.shape):
             return super().lrn(x, size=size, kappa=kappa, alpha=alpha, beta=beta)
         one_dtype(x=x)
         rows, window = as_rows(x), Window.of_lrn(size, x.shape[1])
@@ -107,7 +108,7 @@ class Normalisation(reference.Normalisation):
         return as_maps(y, x.shape)
 
     def lrn_dzdx(self, dzdy, x, *, size, kappa, alpha, beta):
-        if x.size <= SMALL or not _narrow(size, x.shape):
+        if not _narrow(size, x.shape):
             return super().lrn_dzdx(dzdy, x, size=size, kappa=kappa, alpha=alpha, beta=beta)
         one_dtype(dzdy=dzdy, x=x)
         same_shape("dzdy", dzdy, x.shape)
@@ -182,7 +183,8 @@ class Window(NamedTuple):
 
 def _narrow(size: int, shape: Sequence[int]) -> bool:
     """Whether windows are those of LRN, of a few of the channels: sums of shifted memory are the way then."""
-    return len(shape) == 4 and 1 <= size <= min(shape[1], MOST_SHIFTS) and size == int(size)
+    many = prod(shape) > SMALL >> 5
+    return many and len(shape) == 4 and 1 <= size <= min(shape[1], MOST_SHIFTS) and size == int(size)
 
 
 def _energy(x: Array, window: Window, kappa: float, alpha: float) -> Array:

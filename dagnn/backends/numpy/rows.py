@@ -78,7 +78,11 @@ def by_channel(
         width = min(period, stop - start)
         work([a[start:stop].reshape(-1, width) for a in flat], [v[:width] for v in values])
 
-    each(run, pieces)
+    if size <= PIECE:  # no piece but a short one is left
+        for piece in pieces:
+            run(piece)
+    else:
+        each(run, pieces)
 
 
 def repeated(values: Array, times: int) -> Array:
