@@ -193,5 +193,5 @@ def choose(names: str, known: Iterable[str], fail: Callable[[str], Any]) -> list
     """The names in a list with commas; `fail` says which ones there are."""
     chosen, known = names.split(","), list(known)
     if unknown := sorted(set(chosen) - set(known)):
-        fail(f"no network {', '.join(unknown)}; there are {', '.join(known)}")
+        fail(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     return chosen

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import dagnn
+
 from .measure import forget_peak, resident_mb
 from .nets import CASES
 
@@ -43,6 +45,7 @@ def main() -> None:
     from . import works
 
     case = CASES[args.net]
+    dagnn.set_num_threads(args.threads)
     if args.who == "onnxruntime":
         import onnxruntime  # noqa: F401
     elif args.who != "dagnn":

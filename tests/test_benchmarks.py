@@ -105,7 +105,7 @@ def test_nothing_unknown_is_measured():
     assert measure.choose("b,a", "abc", pytest.fail) == ["b", "a"]
     messages = []
     measure.choose("a,x", "abc", messages.append)
-    assert messages == ["no network x; there are a, b, c"]
+    assert messages == ["unknown: x; there are a, b, c"]
 
 
 def test_convolutions_of_the_zoo():
