@@ -4,7 +4,8 @@ Outputs, and derivatives, are compared first (see agreement.py). Then ours and t
 in one process; a figure is the median of its rounds, the spread half the distance of its quartiles. PyTorch
 (eager) runs in both memory layouts, of which the better one counts, on inputs and parameters that are in
 that layout already. A training step is forward, backward and SGD with momentum and weight decay; PyTorch's
-SGD is its fused one. Peak memory is of a process for each (see memory.py). A ratio above 1 says that dagnn is faster.
+SGD is its fused one. Peak memory is of a process for each (see memory.py). A ratio above 1 says that dagnn
+is faster.
 """
 
 from __future__ import annotations
