@@ -335,3 +335,8 @@ def test_results_are_the_same_bit_for_bit(set_threads, number):
         assert all(np.array_equal(a, b) for a, b in zip(first, evaluate(), strict=True))
     for a, b in zip(first, other, strict=True):
         assert np.allclose(a, b, rtol=1e-3, atol=1e-4 * abs(a).max()), "else by rounding only"
+
+
+def test_helpers_ignore_the_errors_that_the_caller_ignores():
+    with np.errstate(all="ignore"):
+        threads.each(lambda k: np.float32(1e38) * np.float32(k * 1e38), range(64))

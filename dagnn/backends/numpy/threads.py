@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
@@ -102,6 +103,7 @@ class _Job:
         self.results: list[Any] = [None] * len(pieces)
         self.error: BaseException | None = None
         self._next = iter(range(len(pieces)))
+        self._context = copy_context()  # np.errstate, for one, is the caller's
         self._lock, self._ended = Lock(), Lock()
         self._active, self._closed = 0, False
 
@@ -124,7 +126,7 @@ class _Job:
             if self._closed:
                 return
             self._active += 1
-        self.run()
+        self._context.copy().run(self.run)
         with self._lock:
             self._active -= 1
             if self._closed and not self._active:
