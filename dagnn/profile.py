@@ -42,6 +42,8 @@ WIDTH = 120  # characters
 class Row:
     """One step: times are medians over the evaluations, in ms; backward is 0 where nothing went back.
 
+    `name` is the layer's, `type` its class; where one kernel does several layers, it is the first one's name,
+    and `type` all of their classes, as in "Conv+ReLU". What a memory budget makes again counts as forward.
     `share` is its part of the time of all steps, `nbytes` the size of its outputs. For convolutions,
     `forward_gflops` and `backward_gflops` are billions of multiplications and additions of the definition
     a second (Winograd's algorithm makes do with fewer); `algorithms` is what the backend chose for
@@ -172,7 +174,7 @@ def profile(
     net = net.copy()  # whose values, derivatives and states nobody looks at
     watch = _Watch(net.backend)
     net.eval(inputs, der_outputs, **options)  # so that errors name layers, and memory and plans are there
-    net._plan = watch.plan(net._plan)  # type: ignore[method-assign]
+    watch.put_into(net)
     for _ in range(repeats):
         watch.evaluation(lambda: net.eval(inputs, der_outputs, **options))
     whole, between = (median(figures) for figures in zip(*watch.evaluations, strict=True))
@@ -232,6 +234,7 @@ class _Watch:
         self.spent: list[dict[tuple[str, str], float]] = []  # per evaluation: (step, way) -> ms
         self.evaluations: list[tuple[float, float]] = []  # ms: the whole, and what no step took
         self.seen: dict[str, _Seen] = {}
+        self.last = 0.0  # when the last step of a layer ended
         self._backend = backend
         cuda = getattr(backend.xp, "cuda", None)  # whose kernels go on after the call
         self._wait = cuda.get_current_stream().synchronize if cuda else None
@@ -250,19 +253,33 @@ class _Watch:
         whole = self.now() - begun
         self.evaluations.append((whole, whole - sum(self.spent[-1].values())))
 
-    def plan(self, make: Callable[..., Plan]) -> Callable[..., Plan]:
-        """`make`, with timed layers in the plan it makes."""
+    def put_into(self, net: DagNN) -> None:
+        """Let `net` run timed plans, also those that it makes for a memory budget."""
+        plain: dict[int, Plan] = {}
         made: dict[int, tuple[Plan, Plan]] = {}
 
-        def timed_plan(*args: Any, **kwargs: Any) -> Plan:
-            plan = make(*args, **kwargs)
+        def timed(plan: Plan) -> Plan:
             if id(plan) not in made:
-                steps = {s.name: replace(s, layer=cast("Layer", _Timed(s, self))) for s in plan.steps}
-                backward = tuple(steps[step.name] for step in plan.backward_steps)
-                made[id(plan)] = plan, replace(plan, steps=tuple(steps.values()), backward_steps=backward)
+                made[id(plan)] = plan, self._timed_plan(plan)
+                plain[id(made[id(plan)][1])] = plan
             return made[id(plan)][1]
 
-        return timed_plan
+        make, within = net._plan, getattr(net, "_within", None)
+        net._plan = lambda request: timed(make(request))  # type: ignore[method-assign]
+        if within is not None:
+            budgeted = lambda most, plan, *rest: timed(within(most, plain[id(plan)], *rest))  # noqa: E731
+            setattr(net, "_within", budgeted)  # noqa: B010
+
+    def _timed_plan(self, plan: Plan) -> Plan:
+        def timed(steps: Sequence[Step]) -> tuple[Step, ...]:
+            return tuple(replace(step, layer=cast("Layer", _Timed(step, self))) for step in steps)
+
+        steps: dict[str, Any] = {"steps": timed(plan.steps), "backward_steps": timed(plan.backward_steps)}
+        if segments := getattr(plan, "segments", None):
+            steps["segments"] = {
+                key: replace(part, steps=timed(part.steps)) for key, part in segments.items()
+            }
+        return replace(plan, **steps)
 
     def rows(self) -> tuple[Row, ...]:
         """The rows of the steps that ran, in order."""
@@ -275,7 +292,7 @@ class _Watch:
         return tuple(
             Row(
                 name,
-                type(seen.layer).__name__,
+                seen.type,
                 seen.outputs,
                 seen.nbytes,
                 *spent[name],
@@ -288,10 +305,14 @@ class _Watch:
 
 
 class _Timed:
-    """Stands for the layer of a step: the same, and the time is taken."""
+    """Stands for the layer of a step: the same, and the time is taken.
+
+    What a step of several layers does to the derivative before it reaches the first of them is the Plan's
+    work: its time is that since the step before.
+    """
 
     def __init__(self, step: Step, watch: _Watch) -> None:
-        self._name, self._layer, self._watch = step.name, step.layer, watch
+        self._step, self._layer, self._watch = step, step.layer, watch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
@@ -299,23 +320,27 @@ class _Timed:
     def forward(self, ctx: Context, inputs: Sequence[Any], params: Sequence[Any]) -> list[Any]:
         begun = self._watch.now()
         outputs = self._layer.forward(ctx, inputs, params)
-        self._watch.spent[-1][self._name, "forward"] += self._watch.now() - begun
-        if self._name not in self._watch.seen:
-            self._watch.seen[self._name] = _Seen.of(self._layer, ctx, inputs, params, outputs)
+        self._took("forward", begun)
+        if self._step.name not in self._watch.seen:
+            self._watch.seen[self._step.name] = _Seen.of(self._step, ctx, inputs, params, outputs)
         return outputs
 
     def backward(self, ctx: Context, params: Sequence[Any], der_outputs: Sequence[Any]) -> Any:
-        begun = self._watch.now()
+        begun = self._watch.last if self._step.fused else self._watch.now()
         ders = self._layer.backward(ctx, params, der_outputs)
-        self._watch.spent[-1][self._name, "backward"] += self._watch.now() - begun
+        self._took("backward", begun)
         return ders
+
+    def _took(self, way: str, begun: float) -> None:
+        self._watch.last = self._watch.now()
+        self._watch.spent[-1][self._step.name, way] += self._watch.last - begun
 
 
 @dataclass(frozen=True)
 class _Seen:
     """What a layer was given and made: shapes."""
 
-    layer: Layer
+    step: Step
     wanted: tuple[bool, bool]  # the derivatives of x, of w
     inputs: tuple[Shape, ...]
     params: tuple[Shape, ...]
@@ -324,19 +349,23 @@ class _Seen:
 
     @classmethod
     def of(
-        cls, layer: Layer, ctx: Context, inputs: Sequence[Any], params: Sequence[Any], outputs: Sequence[Any]
+        cls, step: Step, ctx: Context, inputs: Sequence[Any], params: Sequence[Any], outputs: Sequence[Any]
     ) -> _Seen:
         x, w, y = (tuple(tuple(array.shape) for array in arrays) for arrays in (inputs, params, outputs))
         wanted = any(ctx.wants_inputs[:1]), any(ctx.wants_params[:1])
-        return cls(layer, wanted, x, w, y, sum(array.nbytes for array in outputs))
+        return cls(step, wanted, x, w, y, sum(array.nbytes for array in outputs))
+
+    @property
+    def type(self) -> str:
+        """The layers of the step, with + between."""
+        steps = self.step.fused.plain if self.step.fused else (self.step,)
+        return "+".join(type(step.layer).__name__ for step in steps)
 
     @property
     def convolution(self) -> Conv | ConvTranspose | None:
-        """The layer, or the part of a fused one, that convolves."""
-        if not (self.inputs and self.params and len(self.params[0]) == 4):
-            return None
-        parts = (self.layer, *vars(self.layer).values())
-        return next((part for part in parts if isinstance(part, Conv | ConvTranspose)), None)
+        """The layer, if it convolves (not by single numbers, as without filters)."""
+        layer = self.step.layer
+        return layer if isinstance(layer, Conv | ConvTranspose) and self.inputs and self.params else None
 
     def gflops(self, forward_ms: float, backward_ms: float) -> tuple[float | None, float | None]:
         """Billions of operations a second, forward and backward."""

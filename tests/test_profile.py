@@ -1,6 +1,8 @@
 """net.profile: what it counts, what it leaves alone, on which backend and plan it works."""
 
 import json
+from inspect import signature
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import dagnn
 import dagnn.zoo
 from dagnn.backends.numpy import convolution
 from dagnn.errors import OptionError, ShapeError
-from dagnn.profile import example_inputs
+from dagnn.profile import _Watch, example_inputs
 
 
 def chain():
@@ -111,6 +113,15 @@ def test_any_backend(backend, mode):
     assert {"Conv", "Loss"} <= {total.type for total in profile.by_type()}
 
 
+def test_where_kernels_go_on_after_the_call_they_are_waited_for():
+    waited = []
+    stream = SimpleNamespace(synchronize=lambda: waited.append(1))
+    cuda = SimpleNamespace(get_current_stream=lambda: stream)
+    watch = _Watch(SimpleNamespace(xp=SimpleNamespace(cuda=cuda)))
+    assert watch.now() <= watch.now()
+    assert len(waited) == 2
+
+
 def test_what_the_backend_chose(monkeypatch):
     def algorithms(x_shape, w_shape, stride, pad, dilate):
         assert (x_shape, w_shape) == (X.shape, (8, 3, 3, 3))
@@ -124,6 +135,32 @@ def test_what_the_backend_chose(monkeypatch):
     assert profile.rows[-1].algorithms is None
     monkeypatch.delattr(convolution, "algorithms")
     assert "algorithm" not in str(chain().profile({"x": X}, repeats=1))
+
+
+def test_layers_that_are_one_step():
+    net = chain()
+    profile = net.profile({"x": X}, {"y": SEED}, repeats=2)
+    assert (profile.rows[0].name, profile.rows[0].type) == ("conv", "Conv+ReLU")
+    assert profile.rows[0].forward_gflops > 0
+    assert profile.by_type()[0].steps + profile.by_type()[1].steps <= len(profile.rows)
+    net.vars["c"].precious = True
+    rows = net.profile({"x": X}, {"y": SEED}, repeats=2).rows
+    assert [row.type for row in rows[:2]] == ["Conv", "ReLU"]
+
+
+@pytest.mark.skipif(
+    "memory_budget" not in signature(dagnn.DagNN.eval).parameters, reason="needs memory budgets"
+)
+def test_what_a_budget_makes_again_is_counted():
+    net = dagnn.DagNN()
+    for k in range(40):
+        net.add_layer(f"c{k}", dagnn.Conv(size=(4, 4, 3, 3), pad=1), f"x{k}", f"y{k}")
+        net.add_layer(f"s{k}", dagnn.Sigmoid(), f"y{k}", f"x{k + 1}")
+    net.init_params()
+    x = np.random.default_rng(0).standard_normal((8, 4, 64, 64)).astype(np.float32)
+    rows = net.profile({"x0": x}, {"x40": x}, repeats=2, memory_budget="20MB").rows
+    assert len(rows) == 80
+    assert all(row.forward_ms > 0 and row.backward_ms > 0 for row in rows)
 
 
 def test_totals_add_up():
