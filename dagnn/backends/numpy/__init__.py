@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ..base import Backend
 from . import memory, threads
-from .convolution import Convolution
+from .convolution import Convolution, filters
 from .elementwise import Elementwise
 from .normalisation import Normalisation
 from .pooling import Pooling
@@ -25,6 +25,13 @@ class NumPyBackend(Convolution, Pooling, Normalisation, Elementwise, Backend):
 
     def evaluation(self):
         return threads.one_thread
+
+    def parameter(self, value):
+        value = self.asarray(value)
+        return filters(value) if value.ndim == 4 else value
+
+    def release_idle(self):
+        memory.pool.clear()
 
     def empty(self, shape, dtype):
         return memory.empty(shape, dtype)

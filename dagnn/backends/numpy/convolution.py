@@ -100,11 +100,12 @@ def _choice(sizes: Sizes, channels: int, dtype: np.dtype) -> str:
             return "winograd2" if _chosen == "winograd4" and five else _chosen
         # Double precision is asked for where digits count: the plain sum has more of them.
         if dtype == np.float32 and min(depth, k) >= 16 and depth * k >= 1024:
-            if five:
+            if five and pixels >= 150:
                 return "winograd2"
-            if pixels >= 100:
-                return "winograd4"
-            if depth * k >= 1 << 16:
+            # Few tiles don't repay the transformation of a large bank, and large tiles overlap small maps.
+            if not five and pixels >= 100:
+                return "winograd4" if sizes.output[0] * pixels >= 2000 else "winograd2"
+            if not five and depth * k >= 1 << 16:
                 return "winograd2"
     if step_one and sizes.groups == 1 and k <= taps.FEW and depth >= 8 * k and prod(sizes.window) > 1:
         return "few"
@@ -192,7 +193,7 @@ class Convolution(reference.Convolution):
         rows = as_rows(dzdy)
         ones = np.ones(DZDB_ROWS, dzdy.dtype)
         pieces = row_pieces(rows, least=64, most=DZDB_ROWS)
-        sums = each(lambda part: ones[: len(rows[part])] @ rows[part], pieces)
+        sums = each(lambda part: np.dot(ones[: len(rows[part])], rows[part]), pieces)
         return np.sum(sums or np.zeros((1, rows.shape[1])), axis=0, dtype=np.float64).astype(dzdy.dtype)
 
 

@@ -50,15 +50,6 @@ class Epilogue(NamedTuple):
         if self.relu is not None:
             _rectify(part, self.relu)
 
-    def write(self, values: Array, part: Array, where: Tile) -> None:
-        """Write `values`, which have their bias already, into `part`, which lies at `where` in the output."""
-        if self.add is not None:
-            values = np.add(values, self.add[where], out=part)
-        if self.relu is not None:
-            rectify(values, self.relu, part)
-        elif values is not part:
-            part[...] = values
-
     def of_group(self, channels: slice) -> Epilogue:
         """The epilogue of some of the channels."""
         b, add = (None if a is None else a[..., channels] for a in (self.b, self.add))

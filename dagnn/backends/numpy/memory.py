@@ -7,11 +7,12 @@ array, or a view of it, keeps its memory, and nobody else is ever given it.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from math import prod
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -54,13 +55,18 @@ class Pool:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._forked()
         # (bytes, number, memory), by size; of one size, first that which came back last: it may be in cache.
         self._idle: list[tuple[int, int, np.ndarray]] = []
         # Leases end at any time, garbage collection within our own lines included: without the lock.
         self._returned: deque[tuple[int, int, np.ndarray]] = deque()
         self._in_use = self._most_in_use = 0
         self._number = 0  # counts down as blocks come back
+
+    def _forked(self) -> None:
+        """A lock of its own: in a forked process nobody would open one that a thread had closed."""
+        # One that its holder can pass: garbage collected within our own lines may ask for memory.
+        self._lock = RLock()
 
     def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """An array with arbitrary contents."""
@@ -70,8 +76,7 @@ class Pool:
             return np.empty(shape, dtype)
         with self._lock:
             self._take_back()
-            k = bisect_left(self._idle, (size,))
-            if k < len(self._idle):
+            if (k := bisect_left(self._idle, (size,))) < len(self._idle):
                 nbytes, _, memory = self._idle.pop(k)
             else:
                 nbytes = size
@@ -121,4 +126,6 @@ def _aligned(nbytes: int) -> np.ndarray:
 
 
 pool = Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool._forked)
 empty = pool.empty

@@ -26,6 +26,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..reference.checks import Array
 from ..reference.convolution import Sizes
+from .elementwise import rectify
 from .epilogue import Epilogue
 from .memory import empty
 from .patches import strip
@@ -38,6 +39,8 @@ STAGED_BYTES = 24 << 20
 """Those of a chunk that all threads take through one stage after another."""
 STAGED_BANK = 3 << 20
 """Larger transformed banks are not read for every small chunk: threads share out the products instead."""
+FEW_BYTES = 6 << 20
+"""Nor are smaller ones if there are so few tiles: all of them stay in cache."""
 APART = 16  # elements between rows of transformed data: rows a power of two apart would share cache lines
 
 POINTS = {4: (0, 1, -1), 6: (0, 1, -1, 2, -2)}  # by i; infinity is the last
@@ -123,7 +126,9 @@ def conv(plan: Scheme, x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: 
             # What is added to the product at the point (1, 1) is added to every output of the tile.
             products[plan.side + 1] += epilogue.b
         outputs = _maps(plan.out**2, products.shape[1], k, x.dtype)
-        np.matmul(plan.of_outputs, _rows(products), out=_rows(outputs))
+        rows = np.matmul(plan.of_outputs, _rows(products), out=_rows(outputs))
+        if epilogue.add is None:
+            rectify(rows, epilogue.relu, rows)
         _scatter(plan, outputs, y, tile, epilogue)
 
     def fused(tile: Tile) -> None:
@@ -131,7 +136,7 @@ def conv(plan: Scheme, x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: 
         transform(tile, seen)
         complete(tile, np.matmul(seen, bank, out=_maps(plan.points, seen.shape[1], k, x.dtype)))
 
-    if bank.nbytes <= STAGED_BANK:
+    if not _staged(plan, sizes, c, k, x.dtype):
         each(fused, _tiles(plan, sizes, c + k, x.dtype))
         return
     for count, parts in _groups(plan, sizes, c + k, x.dtype):
@@ -159,7 +164,7 @@ def conv_dzdw(plan: Scheme, dzdy: Array, x: Array, sizes: Sizes) -> Array:
                 own += part
         return own
 
-    if plan.points * k * c * x.itemsize <= STAGED_BANK:
+    if not _staged(plan, sizes, c, k, x.dtype):
         total, *others = each(fused, share(_tiles(plan, sizes, c + k, x.dtype)))
         for other in others:
             total += other
@@ -186,6 +191,14 @@ def _to_filters(plan: Scheme, total: Array) -> Array:
     by_filter = total.swapaxes(0, 1)
     each(lambda part: np.matmul(plan.of_filters.T, by_filter[part], out=dzdw[part]), _sixteens(k))
     return dzdw
+
+
+def _staged(plan: Scheme, sizes: Sizes, c: int, k: int, dtype: np.dtype) -> bool:
+    """Whether threads go through the stages together, sharing out the products of each point."""
+    n, _, *maps = sizes.output
+    tiles = n * prod(-(-size // plan.out) for size in maps)
+    bank, data = (plan.points * values * dtype.itemsize for values in (c * k, tiles * (c + k)))
+    return bank > STAGED_BANK or (data <= FEW_BYTES and 4 * bank > data)
 
 
 def _sixteens(n: int) -> list[slice]:
@@ -294,4 +307,9 @@ def _scatter(plan: Scheme, outputs: Array, y: Array, tile: Tile, epilogue: Epilo
                 slice(left + v, min(width, left + out * columns), out),
             )
             part = y[where]
-            epilogue.write(outputs[u, v, :, : part.shape[1], : part.shape[2]], part, where)
+            values = outputs[u, v, :, : part.shape[1], : part.shape[2]]
+            if epilogue.add is None:
+                part[...] = values
+            else:
+                np.add(values, epilogue.add[where], out=part)
+                rectify(part, epilogue.relu, part)
