@@ -58,6 +58,10 @@ class ReleasedError(DagnnError):
     """The value was computed and let go of to save memory."""
 
 
+class MemoryBudgetError(DagnnError, MemoryError):
+    """An evaluation can't be done within its memory budget; the message says what it needs."""
+
+
 class PlaceholderError(DagnnError):
     """Evaluation reached a layer whose class is not known."""
 

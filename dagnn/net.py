@@ -14,7 +14,8 @@ from . import backends
 from .errors import DTypeError, GraphError, OptionError, ShapeError, shorten
 from .geometry import Shape
 from .layers.layer import Context, ParamSpec
-from .plan import Arrays, Form, Plan, Request, Step, make_plan, shape_and_type
+from .plan import Arrays, Form, Plan, Request, Step, make_plan, owner, shape_and_type
+from .recompute import Replay, as_bytes, within
 from .rewrites import fuse
 from .structure import Names, Structure
 from .variables import RELEASED, Param
@@ -102,6 +103,7 @@ class DagNN(Structure):
         outputs: Names | None = None,
         keep: Names = (),
         ders: Names = (),
+        memory_budget: int | str | None = None,
     ) -> dict[str, Array]:
         """Run the net forward and, if `der_outputs` is given, backward.
 
@@ -114,25 +116,41 @@ class DagNN(Structure):
         outputs : names of the variables to compute; default: all outputs of the net that can be.
         keep : names of further variables to compute and keep.
         ders : names of the variables, inputs too, whose derivative is wanted.
+        memory_budget : the most memory to take, in bytes or as "2GB", "512MiB". The evaluation then makes
+            again in backward what it can't keep from forward, with the same results. It counts all that it
+            allocates: values, derivatives of variables and parameters, what layers save, kernels' own
+            needs (by estimate); not inputs, parameters and `net.state`. Derivatives of parameters from
+            earlier evaluations are forgotten first, unless they accumulate. The first evaluation with
+            inputs so large looks at all sizes, which takes as long as a forward evaluation.
 
         Returns
         -------
         The requested outputs by name. Values and derivatives are in `net.vars`, parameter derivatives in
         `net.params[...].der`.
+
+        Raises
+        ------
+        MemoryBudgetError : not with this budget; the message says what is needed at least.
         """
+        budget = None if memory_budget is None else as_bytes(memory_budget)
         request = self._request(inputs, der_outputs, outputs, keep, ders)
         plan = self._plan(request)
         self._check_params(plan)
         values = {name: self.backend.asarray(value) for name, value in inputs.items()}
         self._clear_vars()
         self.evaluation += 1
+        context, before = self._context, None
         with self.backend.evaluation():
-            contexts, forms = plan.forward(values, self._context)
+            if budget is not None:
+                plan = self._within(budget, plan, values)
+                replay = Replay(plan, values, self._context, self.backend)
+                context, before = replay.first, replay.before
+            contexts, forms = plan.forward(values, context)
             self._keep_values(plan, values)
             if der_outputs:
                 seeds = {name: self._seed(name, der, forms) for name, der in der_outputs.items()}
                 useful = {name: seeds[name] for name in seeds if name in plan.seeds}
-                self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms))
+                self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms, before))
         return {name: values[name] for name in plan.outputs}
 
     def _request(
@@ -178,6 +196,21 @@ class DagNN(Structure):
                 plan = fuse(plan, request, self._cache.setdefault("folded", {}))
             self._cache[request] = plan
         return plan
+
+    def _within(self, budget: int, plan: Plan, values: Arrays) -> Plan:
+        """The plan rewritten for a budget; one made for inputs at least as large will do."""
+        if not self.accumulate_param_ders:
+            for param in self._params.values():
+                param.der = None
+        known: list[Any] = self._cache.setdefault("budgets", [])
+        forms = {name: (value.shape, value.dtype) for name, value in values.items()}
+        for source, most, its_forms, made in known:
+            if source is plan and most == budget and _at_most(forms, its_forms):
+                return made
+        made = within(plan, budget, values, self._context)
+        known[MOST_PLANS:] = []
+        known.insert(0, (plan, budget, forms, made))
+        return made
 
     def _context(self, step: Step) -> Context:
         return Context(
@@ -235,7 +268,7 @@ class DagNN(Structure):
             if kind == "der_var":
                 self._vars[name]._der = RELEASED
         # A layer may hand on one array, or a seed, as several derivatives: each of ours is its own.
-        owners = {id(_owner(seed)) for seed in seeds.values()}
+        owners = {id(owner(seed)) for seed in seeds.values()}
         for name in plan.kept_ders:
             self._vars[name]._der = _apart(ders.get(name), owners)
         for name, param in self._params.items():
@@ -292,7 +325,7 @@ class DagNN(Structure):
         self.backend = new
         for param in self._params.values():
             param.der = None
-            param._adopt = new.asarray
+            param._adopt = new.parameter
             if param._value is not None:
                 param._own(moved(param._value))
         for state in self.state.values():
@@ -329,7 +362,7 @@ class DagNN(Structure):
 
     def _new_param(self, name: str, spec: ParamSpec) -> Param:
         param = super()._new_param(name, spec)
-        param._adopt = self.backend.asarray
+        param._adopt = self.backend.parameter
         return param
 
     def save(self, path: str | PathLike[str], layers: Mapping[str, Any] | None = None) -> None:
@@ -382,23 +415,26 @@ class DagNN(Structure):
         return describe(self)
 
 
+def _at_most(forms: Mapping[str, Form], others: Mapping[str, Form]) -> bool:
+    """Whether no array is larger than the other of its name, along any axis."""
+    return all(
+        dtype == others[name][1]
+        and len(shape) == len(others[name][0])
+        and all(n <= most for n, most in zip(shape, others[name][0], strict=True))
+        for name, (shape, dtype) in forms.items()
+    )
+
+
 def _check_floating(dtype: Any) -> None:
     if np.dtype(dtype).kind != "f":
         raise OptionError(f"dtype must be a floating type such as 'float32'. Received: {dtype!r}")
-
-
-def _owner(array: Any) -> Any:
-    """The array whose memory `array` is a view of."""
-    while getattr(array, "base", None) is not None:
-        array = array.base
-    return array
 
 
 def _apart(der: Any, owners: set[int]) -> Any:
     """`der`, copied if an array that is kept already has its memory."""
     if der is None:
         return None
-    if id(_owner(der)) in owners:
+    if id(owner(der)) in owners:
         return der.copy()
-    owners.add(id(_owner(der)))
+    owners.add(id(owner(der)))
     return der

@@ -7,7 +7,7 @@ the net caches the Plan until its structure changes, and `forward` and `backward
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from zlib import crc32
@@ -21,6 +21,8 @@ from .variables import Param, Var
 Arrays = dict[str, Any]
 Form = tuple[tuple[int, ...], Any]  # shape and dtype
 SEQUENCE = (list, tuple)
+PIECE = 8 << 20
+"""Bytes of a derivative that are rectified in place at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Step:
     wants_params: tuple[bool, ...]
     releases: tuple[str, ...] = ()  # variables nobody reads after this step
     fused: Fused | None = None
+    saves: bool = True  # False: what backward needs is made again, by a segment
 
     @property
     def where(self) -> str:
@@ -79,7 +82,8 @@ class Step:
 class Fused:
     """What the kernel of a step does behind its own layer: + the variable `add`, then a ReLU of leak `relu`.
 
-    `folded` gives the layer other values for its parameters; `plain` are the steps it all stands for.
+    `folded` gives the layer other values for its parameters; `plain` are the steps it all stands for. `owns`:
+    the derivative that arrives is certainly nobody else's array, and the ReLU's is written over it.
     """
 
     plain: tuple[Step, ...]
@@ -87,6 +91,7 @@ class Fused:
     wants_add: bool = False
     relu: float | None = None
     folded: Callable[[], list[Any]] | None = None
+    owns: bool = False
 
     def epilogue(self, values: Arrays) -> dict[str, Any]:
         """What the kernel is told."""
@@ -99,8 +104,20 @@ class Fused:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Steps that run forward again, reading variables kept for it, some of which then are `released`."""
+
+    steps: tuple[Step, ...]
+    reads: tuple[str, ...]
+    releases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Steps in order of execution, the backward steps in theirs, and the names whose arrays stay."""
+    """Steps in order of execution, the backward steps in theirs, and the names whose arrays stay.
+
+    Within a memory budget, `segments` run again before the backward step of this name; see `dagnn.recompute`.
+    """
 
     outputs: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -111,6 +128,7 @@ class Plan:
     kept_ders: frozenset[str]
     released: tuple[str, ...]  # computed, but not kept
     params: tuple[Param, ...]
+    segments: Mapping[str, Segment] = field(default_factory=dict)
 
     def forward(
         self, values: Arrays, context: Callable[[Step], Context]
@@ -123,13 +141,24 @@ class Plan:
         return run(self.steps, values, forms, context), forms
 
     def backward(
-        self, seeds: Arrays, contexts: dict[str, Context], forms: Mapping[str, Form]
+        self,
+        seeds: Arrays,
+        contexts: dict[str, Context],
+        forms: Mapping[str, Form],
+        before: Callable[[Step], dict[str, Context]] | None = None,
     ) -> tuple[Arrays, Arrays]:
-        """Carry `seeds` back through the BP-reversed graph: (derivatives of variables, of parameters)."""
+        """Carry `seeds` back through the BP-reversed graph: (derivatives of variables, of parameters).
+
+        `before`, if given, is called before each step, for contexts that aren't there yet.
+        """
         ders, der_params, keep = _Sums(seeds), _Sums({}), self.kept_ders
-        step, arriving = None, []
+        step: Step | None = None
+        arriving: list[Any] = []
         try:
             for step in self.backward_steps:
+                if before is not None:
+                    arriving = []
+                    contexts.update(before(step))
                 arriving = [
                     None if n is None else ders.get(n) if n in keep else ders.pop(n, None)
                     for n in step.outputs
@@ -145,6 +174,7 @@ class Plan:
                 der_inputs, der_ws = _pair(
                     step.layer.backward(ctx, [p._value for p in step.params], arriving)
                 )
+                del ctx  # and with it what was saved
                 if len(der_inputs) != len(step.inputs) or len(der_ws) != len(step.params):
                     raise ShapeError(
                         f"backward returned {len(der_inputs)} and {len(der_ws)} derivatives for "
@@ -152,13 +182,15 @@ class Plan:
                     )
                 for name, wanted, der in zip(step.inputs, step.wants_inputs, der_inputs, strict=True):
                     if wanted and der is not None:
-                        ders.add(name, _fitting(der, *forms[name], name), backend)
+                        der = _fitting(der, *forms[name], name)
+                        ders.add(name, der if before is None else compact(der), backend)
                 for param, wanted, der in zip(step.params, step.wants_params, der_ws, strict=True):
                     if wanted and der is not None:
                         w = param._value
-                        der_params.add(param.name, _fitting(der, w.shape, w.dtype, param.name), backend)
+                        der = _fitting(der, w.shape, w.dtype, param.name)
+                        der_params.add(param.name, der if before is None else compact(der), backend)
                 der = None
-                del der_inputs, der_ws, ctx
+                del der_inputs, der_ws
         except Exception as error:
             _explain(error, step, zip(step.outputs, arriving, strict=False) if step else (), "der of ")
             raise
@@ -177,6 +209,7 @@ def run(
         for step in steps:
             inputs = [values[name] for name in step.inputs]
             ctx = context(step)
+            ctx.saves &= step.saves
             fused = step.fused
             params = [p._value for p in step.params]
             if fused is not None:
@@ -193,7 +226,7 @@ def run(
                         value = _checked(value, ctx, inputs, params)
                     values[name] = value
                     forms[name] = value.shape, value.dtype
-            if step.carries:
+            if step.carries and step.saves:
                 contexts[step.name] = ctx
                 if fused is not None:
                     ctx.epilogue = {}
@@ -220,9 +253,22 @@ def _through_epilogue(
     """Carry the derivative that arrives back to behind the layer itself, and to what was added."""
     if fused.relu is not None:
         y, ctx.output = ctx.output, None
-        arriving[0] = ctx.backend.relu_dzdx(arriving[0], y, fused.relu)
+        # Elsewhere than in y's order of memory, sums of it would be rounded differently.
+        if fused.owns and arriving[0].strides == y.strides:
+            _rectify(arriving[0], y, fused.relu, ctx.backend)
+        else:
+            arriving[0] = ctx.backend.relu_dzdx(arriving[0], y, fused.relu)
     if fused.wants_add and fused.add is not None:
         ders.add(fused.add, _fitting(arriving[0], *forms[fused.add], fused.add), ctx.backend)
+
+
+def _rectify(dzdy: Any, y: Any, leak: float, backend: Any) -> None:
+    """Write the derivative of a ReLU over that of its output, some images or rows at a time."""
+    axis = 0 if len(dzdy) > 1 or dzdy.ndim < 3 else 2
+    step = max(1, PIECE * dzdy.shape[axis] // max(1, dzdy.nbytes))
+    for start in range(0, dzdy.shape[axis], step):
+        piece = (slice(None),) * axis + (slice(start, start + step),)
+        dzdy[piece] = backend.relu_dzdx(dzdy[piece], y[piece], leak)
 
 
 class _Sums(dict[str, Any]):
@@ -384,6 +430,19 @@ def _explain(error: Exception, step: Step | None, arrays: Any, prefix: str = "")
         error.add_context(step.where, received)
     else:
         error.add_note(f"In layer {step.where}.\nReceived: {received}")
+
+
+def owner(array: Any) -> Any:
+    """The array whose memory `array` is a view of."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array
+
+
+def compact(array: Any) -> Any:
+    """`array`, copied if it holds much more memory than it needs: in a large block that is used again."""
+    most = 1.25 * array.nbytes + 4096
+    return array.copy(order="K") if getattr(owner(array), "nbytes", 0) > most else array
 
 
 def shape_and_type(array: Any) -> str:

@@ -20,7 +20,19 @@ from dagnn.backends.numpy.tiles import tiles
 from dagnn.errors import BackendError, DTypeError, OptionError, ShapeError
 
 REFERENCE, FAST = get("reference"), get("numpy")
-SERVICES = {"name", "xp", "asarray", "to_numpy", "owns", "rng", "evaluation", "empty", "zeros"}
+SERVICES = {
+    "name",
+    "xp",
+    "asarray",
+    "to_numpy",
+    "owns",
+    "rng",
+    "evaluation",
+    "release_idle",
+    "parameter",
+    "empty",
+    "zeros",
+}
 
 
 def test_get_gives_one_object_per_name():

@@ -22,9 +22,22 @@ ALLOWED = {
     "variables": {"errors", "graph", "layers", "numpy"},
     "plan": {"errors", "graph", "layers", "variables", "backends"},
     "rewrites": {"errors", "layers", "variables", "plan"},
+    "rehearsal": {"layers", "plan"},
+    "recompute": {"errors", "layers", "plan", "rehearsal"},
     "structure": {"errors", "geometry", "graph", "layers", "variables"},
     "zoo": {"errors", "layers", "net", "numpy"},
-    "net": {"errors", "geometry", "layers", "plan", "rewrites", "structure", "variables", "backends", "numpy"},
+    "net": {
+        "errors",
+        "geometry",
+        "layers",
+        "plan",
+        "recompute",
+        "rewrites",
+        "structure",
+        "variables",
+        "backends",
+        "numpy",
+    },
 }
 # imported inside functions only, so that `import dagnn` stays light and cycles stay impossible
 LAZY = {"net": {"io", "summary", "profile", "deploy", "simplenn"}, "layers": {"numpy"}}

@@ -84,6 +84,20 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
         """
         return nullcontext()
 
+    def parameter(self, value: Any) -> Array:
+        """`value` as an array of this backend, in the memory order in which its kernels read parameters.
+
+        >>> Backend().parameter([1.0, 2.0])
+        array([1., 2.])
+        """
+        return self.asarray(value)
+
+    def release_idle(self) -> None:
+        """Let go of memory that is kept to be used again.
+
+        >>> Backend().release_idle()
+        """
+
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         """A new array with arbitrary contents.
 

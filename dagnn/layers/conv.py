@@ -59,8 +59,13 @@ class Conv(Layer):
         count(self, "input", len(inputs), 1)
         (x,), (w, b) = inputs, (*params, None)[:2]
         y = ctx.backend.conv(x, w, b, **self._window, **ctx.epilogue)
-        ctx.save(x.shape, x if any(ctx.wants_params[:1]) else None)
+        self.keep(ctx, inputs)
         return [y]
+
+    def keep(self, ctx, inputs):
+        """Save what backward needs; the output has no part in it."""
+        (x,) = inputs
+        ctx.save(x.shape, x if any(ctx.wants_params[:1]) else None)
 
     def backward(self, ctx, params, der_outputs):
         (x_shape, x), w, (dzdy,) = ctx.saved, params[0], der_outputs

@@ -12,6 +12,7 @@ import numpy as np
 from ..data import Arrays, Data
 from ..errors import OptionError, unknown_name
 from ..net import DagNN
+from ..recompute import as_bytes
 from .solvers import Solver
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def check(trainer: Trainer) -> None:
         raise OptionError(
             f'keep_best is a statistic such as "val.objective". Received: {trainer.keep_best!r}'
         )
+    if trainer.memory_budget is not None:
+        as_bytes(trainer.memory_budget)
     _check_der_outputs(trainer)
 
 

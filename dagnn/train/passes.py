@@ -78,7 +78,7 @@ class Pass:
 
     def _evaluate(self, part: Part, inputs: Batch, ders: Mapping[str, float] | None) -> dict[str, Array]:
         try:
-            self.net.eval(inputs, ders, keep=self._sums)
+            self.net.eval(inputs, ders, keep=self._sums, memory_budget=self.trainer.memory_budget)
         except DagnnError as error:
             where, n = f"batch {part.batch}", len(part.indices)
             sample = error.sample if isinstance(error, LabelError) else None

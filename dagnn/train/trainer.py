@@ -45,6 +45,8 @@ class Trainer:
     der_outputs : weights of the scalar outputs to minimise; default {"objective": 1}.
     freeze : parameters that stay as they are, by names or patterns such as "conv1*"; see `DagNN.freeze`.
     random_seed : of the order of samples, of random changes to them, and of dropout.
+    memory_budget : the most memory the evaluation of a sub-batch may take, in bytes or as "2GB": what it
+        can't keep from forward to backward is made again, with the same results; see `DagNN.eval`.
     prefetch : sub-batches prepared in the background; 0: none. The result doesn't depend on it.
     exp_dir : folder for checkpoints `net-epoch-N.h5`, `stats.json`, `stats.csv` and `curves.png`; default:
         nothing is written.
@@ -92,6 +94,7 @@ class Trainer:
     der_outputs: Mapping[str, float] = field(default_factory=lambda: {"objective": 1.0})
     freeze: Names = ()
     random_seed: int = 0
+    memory_budget: int | str | None = None
     prefetch: int = 2
     exp_dir: str | PathLike[str] | None = None
     continue_: bool = False
