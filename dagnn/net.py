@@ -77,6 +77,9 @@ class DagNN(Structure):
         if mode not in modes:
             raise OptionError(f"mode is 'train' or 'test'. Received: {mode!r}")
         self._mode = modes[mode]
+        if self._mode == "train":  # filters are about to change
+            for folded in self._cache.get("folded", {}).values():
+                folded.forget()
 
     @property
     def conserve_memory(self) -> bool:
@@ -193,7 +196,7 @@ class DagNN(Structure):
                 self._conserve_memory,
             )
             if self._conserve_memory:
-                plan = fuse(plan, request, self._cache.setdefault("folded", {}))
+                plan = fuse(plan, request, self._cache.setdefault("folded", {}), self.backend.constant)
             self._cache[request] = plan
         return plan
 
@@ -322,6 +325,7 @@ class DagNN(Structure):
             return new.asarray(old.to_numpy(array)) if old.owns(array) else array
 
         self._clear_vars()
+        self._changed()
         self.backend = new
         for param in self._params.values():
             param.der = None

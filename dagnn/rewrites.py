@@ -2,7 +2,8 @@
 
 A convolution or batch normalisation takes the sum of two variables behind it, and these and any sum the ReLU
 behind them, into its kernel's epilogue: the maps are finished while they are in cache. In mode "test", where
-nothing goes back, a batch normalisation disappears in the filters and biases of the convolution before it.
+nothing goes back, a batch normalisation disappears in the filters and biases of the convolution before it,
+and what kernels make of filters is kept until they change.
 
 The net stays as it is. A variable is only fused away if one layer alone reads it and nobody asked for it; and
 as a derived class may do anything, only the layers' own classes are known.
@@ -11,7 +12,7 @@ as a derived class may do anything, only the layers' own classes are known.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
@@ -25,16 +26,22 @@ from .variables import Param
 Folds = dict[tuple[Param, ...], "Folded"]
 
 
-def fuse(plan: Plan, request: Request, folds: Folds) -> Plan:
+def fuse(plan: Plan, request: Request, folds: Folds, constant: Callable[[Any], Any]) -> Plan:
     """The plan with fewer steps and the same results.
 
-    `folds` keeps the folded filters, by parameters, for all plans of a net.
+    `folds` keeps the folded filters, by parameters, for all plans of a net; `constant` is the backend's.
     """
     search = _Search(plan, request)
-    groups = search.groups(folding=request.mode == "test" and not request.der_outputs)
+    folding = request.mode == "test" and not request.der_outputs
+    groups = search.groups(folding)
     if not groups:
         return plan
-    fused = {chain[0].name: _fused(chain, search, folds) for chain in groups}
+    fused = {}
+    for chain in groups:
+        step = _fused(chain)
+        if folding and type(step.layer) is Conv:
+            step = _folded(step, chain, folds, constant)
+        fused[step.name] = step
     gone = {step.name for chain in groups for step in chain[1:]}
     left = [fused.get(step.name, step) for step in plan.steps if step.name not in gone]
     steps = with_lifetimes(_ordered(left), plan.kept_values)
@@ -54,7 +61,7 @@ class _Search:
         self.taken: set[str] = set()  # steps that are the tail of a chain
 
     def groups(self, folding: bool) -> list[list[Step]]:
-        """Chains of at least two steps."""
+        """Chains of at least two steps; where folding, also single convolutions."""
         chains = {step.name: [step] for step in self.steps}
         if folding:
             for step in self.steps:
@@ -67,7 +74,7 @@ class _Search:
         for step in self.steps:
             if type(step.layer) in (Conv, BatchNorm, Sum) and step.name not in self.taken:
                 self._append(chains[step.name], ReLU)
-        return [chain for chain in chains.values() if len(chain) > 1]
+        return [c for c in chains.values() if len(c) > 1 or (folding and type(c[0].layer) is Conv)]
 
     def _append(self, chain: list[Step], kind: type) -> None:
         step = self.only_reader(chain[-1])
@@ -88,21 +95,24 @@ class _Search:
         return readers[0] if len(readers) == 1 else None
 
 
-def _fused(chain: Sequence[Step], search: _Search, folds: Folds) -> Step:
+def _fused(chain: Sequence[Step]) -> Step:
     head, last = chain[0], chain[-1]
     fused = Fused(plain=tuple(chain))
     for before, step in pairwise(chain):
-        if isinstance(step.layer, BatchNorm):
-            params = (*head.params, *step.params)
-            fused = replace(fused, folded=folds.setdefault(params, Folded(head.params, step.params)))
-        elif isinstance(step.layer, Sum):
+        if isinstance(step.layer, Sum):
             slot = 1 - step.inputs.index(str(before.outputs[0]))
             fused = replace(fused, add=step.inputs[slot], wants_add=step.wants_inputs[slot])
         elif isinstance(step.layer, ReLU):
             fused = replace(fused, relu=step.layer.leak)
-    params = () if fused.folded else head.params
-    wants_params = () if fused.folded else head.wants_params
-    return replace(head, outputs=last.outputs, params=params, wants_params=wants_params, fused=fused)
+    return replace(head, outputs=last.outputs, fused=fused)
+
+
+def _folded(step: Step, chain: Sequence[Step], folds: Folds, constant: Callable[[Any], Any]) -> Step:
+    """The step of a convolution whose parameters don't change meanwhile, nor what is made of them."""
+    norm = chain[1].params if len(chain) > 1 and isinstance(chain[1].layer, BatchNorm) else ()
+    folded = folds.setdefault((*step.params, *norm), Folded(step.params, norm, constant))
+    fused = replace(step.fused or Fused(plain=tuple(chain)), folded=folded)
+    return replace(step, params=(), wants_params=(), fused=fused)
 
 
 def _ordered(steps: Sequence[Step]) -> list[Step]:
@@ -130,21 +140,27 @@ def _ordered(steps: Sequence[Step]) -> list[Step]:
 
 
 class Folded:
-    """Filters and biases of a convolution with a batch normalisation in them, made anew when either changed.
+    """Filters and biases of a convolution, with a batch normalisation in them, made anew when any changed.
 
     w' = w g / sigma, b' = (b - mean) g / sigma + beta.
     """
 
-    def __init__(self, conv: Sequence[Param], norm: Sequence[Param]) -> None:
-        self._conv, self._norm = conv, norm
+    def __init__(self, conv: Sequence[Param], norm: Sequence[Param], constant: Callable[[Any], Any]) -> None:
+        self._conv, self._norm, self._constant = conv, norm, constant
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of what is kept."""
         self._versions: tuple[int, ...] | None = None
         self._arrays: list[Any] = []
 
     def __call__(self) -> list[Any]:
-        """[filters, biases]."""
+        """[filters, biases], or filters alone."""
         versions = tuple(param.version for param in (*self._conv, *self._norm))
         if versions != self._versions:
-            self._arrays = self._fold()
+            self.forget()
+            w, *bias = self._fold() if self._norm else [param._value for param in self._conv]
+            self._arrays = [self._constant(w), *bias]
             self._versions = versions
         return self._arrays
 

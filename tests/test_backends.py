@@ -20,19 +20,9 @@ from dagnn.backends.numpy.tiles import tiles
 from dagnn.errors import BackendError, DTypeError, OptionError, ShapeError
 
 REFERENCE, FAST = get("reference"), get("numpy")
-SERVICES = {
-    "name",
-    "xp",
-    "asarray",
-    "to_numpy",
-    "owns",
-    "rng",
-    "evaluation",
-    "release_idle",
-    "parameter",
-    "empty",
-    "zeros",
-}
+SERVICES = {"name", "xp", "asarray", "to_numpy", "owns", "rng", "evaluation", "release_idle"} | {
+    "parameter", "constant", "empty", "zeros",
+}  # fmt: skip
 
 
 def test_get_gives_one_object_per_name():

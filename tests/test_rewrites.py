@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dagnn
+import dagnn.train
 from dagnn.errors import DTypeError, ReleasedError, ShapeError
 
 SHAPE = (2, 4, 6, 6)  # every variable has it, so that anything connects to anything
@@ -296,3 +297,37 @@ def test_frozen_layers_are_left_out_of_backward(monkeypatch):
     net.unfreeze("norm_biases")
     net.eval({"x": X, "z": X}, {"y": SEED})
     assert sorted(called) == ["batch_norm_ders", "conv_dzdx", "relu_dzdx"]
+
+
+def test_what_kernels_make_of_filters_is_kept_until_they_change():
+    rng = np.random.default_rng(0)
+    net = dagnn.DagNN()
+    net.add_layer("c", dagnn.Conv((32, 32, 3, 3), pad=1), "x", "y")
+    net.add_layer("f", dagnn.Conv((4, 32, 12, 12)), "y", "z")
+    net.init_params(0)
+    x = rng.standard_normal((2, 32, 12, 12), dtype=np.float32)
+
+    def agree():
+        plain = {name: p.value for name, p in net.params.items()}
+        y = net.backend.conv(x, plain["c_filters"], plain["c_biases"], pad=1)
+        z = net.backend.conv(y, plain["f_filters"], plain["f_biases"])
+        np.testing.assert_array_equal(net.eval({"x": x})["z"], z)
+
+    net.mode = "test"
+    agree()
+    (folded, *_) = net._cache["folded"].values()
+    before = folded()[0]
+    agree()
+    assert folded()[0] is before and before.prepared, "made once"
+    net.params["c_filters"].value = 2 * net.params["c_filters"].value
+    agree()
+    net.mode = "train"
+    assert not folded._arrays, "training changes filters: nothing is kept for them"
+    solver = dagnn.train.SGD(learning_rate=0.1)
+    for _ in range(2):
+        net.mode = "train"
+        out = net.eval({"x": x})
+        net.eval({"x": x}, {"z": np.ones_like(out["z"])})
+        solver.step(net)
+        net.mode = "test"
+        agree()

@@ -98,6 +98,14 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
         >>> Backend().release_idle()
         """
 
+    def constant(self, value: Array) -> Array:
+        """`value`, which the caller will never change: kernels may keep with it what they make of it.
+
+        >>> Backend().constant(np.ones(2))
+        array([1., 1.])
+        """
+        return value
+
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         """A new array with arbitrary contents.
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ..base import Backend
 from . import memory, threads
-from .convolution import Convolution, filters
+from .convolution import Constant, Convolution, filters
 from .elementwise import Elementwise
 from .normalisation import Normalisation
 from .pooling import Pooling
@@ -32,6 +32,9 @@ class NumPyBackend(Convolution, Pooling, Normalisation, Elementwise, Backend):
 
     def release_idle(self):
         memory.pool.clear()
+
+    def constant(self, value):
+        return value.view(Constant)
 
     def empty(self, shape, dtype):
         return memory.empty(shape, dtype)

@@ -15,11 +15,12 @@ dzdy has fewer channels to gather.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ...errors import OptionError
 from ...geometry import dilated, shape4
@@ -61,7 +62,7 @@ def algorithms(
     stride: int | Sequence[int] = 1,
     pad: int | Sequence[int] = 0,
     dilate: int | Sequence[int] = 1,
-    dtype: object = "float32",
+    dtype: DTypeLike = "float32",
 ) -> dict[str, str]:
     """What computes a convolution and its derivatives for data and filters.
 
@@ -94,7 +95,7 @@ def _choice(sizes: Sizes, channels: int, dtype: np.dtype) -> str:
     step_one = sizes.stride == (1, 1)
     if sizes.groups > 1 and depth == k == 1:
         return "depthwise"
-    if step_one and sizes.dilate == (1, 1) and sizes.window in ((3, 3), (5, 5)) and prod(sizes.output):
+    if step_one and sizes.dilate == (1, 1) and sizes.window in ((3, 3), (5, 5)) and 0 not in sizes.output:
         five = sizes.window == (5, 5)
         if _chosen is not None:
             return "winograd2" if _chosen == "winograd4" and five else _chosen
@@ -143,7 +144,7 @@ class Convolution(reference.Convolution):
             n, k, *_ = sizes.output
             y = empty((n, 1, 1, k), x.dtype)
             dense.conv(*dense.rows(x, w), y.reshape(n, k))
-            epilogue.finish(y, np.s_[:])
+            epilogue.finish(y, np.s_[:, :, :])
         else:
             y = _conv(channels_last(x), w, sizes, epilogue)
         return channels_second(y)
@@ -212,7 +213,8 @@ def _conv(x: Array, w: Array, sizes: Sizes, epilogue: Epilogue, flipped: bool = 
     else:
         scheme = _scheme(kind, sizes, x.dtype)
         for filters, inputs, outputs in _groups(len(w), x.shape[3], k, sizes):
-            bank = winograd.bank(scheme, w[filters], flipped)
+            make_bank = partial(winograd.bank, scheme, w[filters], flipped)
+            bank = _prepared(w, (kind, flipped, filters.start), make_bank)
             winograd.conv(scheme, x[..., inputs], bank, sizes, y[..., outputs], epilogue.of_group(outputs))
     return y
 
@@ -225,6 +227,8 @@ def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes) -> A
         return taps.depthwise_dzdw(dzdy, x, sizes)
     if kind.startswith("winograd"):
         scheme = _scheme(kind, sizes, x.dtype)
+        if sizes.groups == 1:
+            return winograd.conv_dzdw(scheme, dzdy, x, sizes).reshape(k, *window, depth)
         dzdw = empty((k, window[0] * window[1], depth), x.dtype)
         for filters, inputs, _ in _groups(k, x.shape[3], k, sizes):
             dzdw[filters] = winograd.conv_dzdw(scheme, dzdy[..., filters], x[..., inputs], sizes)
@@ -249,10 +253,11 @@ def _scheme(kind: str, sizes: Sizes, dtype: np.dtype) -> winograd.Scheme:
 
 def _groups(filters: int, inputs: int, outputs: int, sizes: Sizes) -> list[tuple[slice, slice, slice]]:
     """For each group its filters, input and output channels."""
-    return [
-        tuple(slice(g * n // sizes.groups, (g + 1) * n // sizes.groups) for n in (filters, inputs, outputs))
-        for g in range(sizes.groups)
-    ]
+
+    def part(n: int, g: int) -> slice:
+        return slice(g * n // sizes.groups, (g + 1) * n // sizes.groups)
+
+    return [(part(filters, g), part(inputs, g), part(outputs, g)) for g in range(sizes.groups)]
 
 
 def in_channels_last(w_shape: Sequence[int]) -> bool:
@@ -295,11 +300,13 @@ def _flipped(sizes: Sizes, x_shape: tuple[int, ...]) -> Sizes | None:
     It has a product for every pixel of x, the other way one for every pixel of y: None where x has many more.
     """
     height, width = dilated(sizes.window, sizes.dilate)
-    pad = tuple(span - 1 - p for span, p in zip((height, height, width, width), sizes.pad, strict=True))
+    top, bottom, left, right = sizes.pad
+    pad = height - 1 - top, height - 1 - bottom, width - 1 - left, width - 1 - right
     many_more = 4 * prod(x_shape[2:]) > 5 * prod(sizes.output[2:])
     if sizes.stride != (1, 1) or min(pad) < 0 or many_more:
         return None
-    return sizes._replace(output=tuple(x_shape), pad=pad)
+    n, c, height, width = x_shape
+    return sizes._replace(output=(n, c, height, width), pad=pad)
 
 
 def _bank(w: Array, sizes: Sizes) -> Array:

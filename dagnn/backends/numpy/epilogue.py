@@ -9,7 +9,6 @@ import numpy as np
 from ..reference.checks import Array
 from .elementwise import ZEROS, rectify
 from .rows import WIDE, repeated
-from .tiles import Tile
 
 
 def _add_biases(y: Array, b: Array) -> None:
@@ -41,7 +40,7 @@ class Epilogue(NamedTuple):
     add: Array | None = None
     relu: float | None = None
 
-    def finish(self, part: Array, tile: Tile) -> None:
+    def finish(self, part: Array, tile: tuple[slice, ...]) -> None:
         """Complete `part`, the `tile` of the output, in place."""
         if self.b is not None:
             _add_biases(part, self.b)

@@ -45,11 +45,10 @@ def depthwise_dzdx(dzdy: Array, w: Array, sizes: Sizes, dzdx: Array) -> None:
     def work(image: int) -> None:
         part = dzdx[image : image + 1]
         part.fill(0)
-        for images, *maps in tiles((1, *dzdy.shape[1:3]), _most(dzdy)):
-            tile = (slice(image, image + 1), *maps)
-            ders = dzdy[tile]
+        for tile in tiles((1, *dzdy.shape[1:3]), _most(dzdy)):
+            ders = dzdy[image : image + 1][tile]
             scratch = empty(ders.shape, ders.dtype)
-            for tap, outputs, inputs in _taps(sizes, (images, *maps), dzdx.shape):
+            for tap, outputs, inputs in _taps(sizes, tile, dzdx.shape):
                 part[inputs] += np.multiply(ders[outputs], weights[tap], out=scratch[outputs])
 
     each(work, range(len(dzdy)))
@@ -95,7 +94,7 @@ def few_filters(x: Array, w: Array, sizes: Sizes, epilogue: Epilogue) -> Array:
                 seen_rows = slice(down.start - first, down.stop - first)
                 part[:, :, outputs[1], outputs[2]] += made[tap, :, :, seen_rows, across]
         last_steps = Epilogue(None, None if add is None else add[images, :, rows], epilogue.relu)
-        last_steps.finish(part, np.s_[:])
+        last_steps.finish(part, np.s_[:, :, :])
 
     pixel_bytes = (c + len(bank)) * x.itemsize
     rows_of = max(1, TILE_BYTES * 4 // (pixel_bytes * x.shape[2]))
