@@ -77,6 +77,11 @@ class Step:
         """Whether a derivative passes: the layer's, or that of the variable its kernel adds."""
         return self.wants or (self.fused is not None and self.fused.wants_add)
 
+    @cached_property
+    def remembers(self) -> bool:
+        """Whether backward needs anything from forward."""
+        return self.wants or (self.carries and self.fused is not None and self.fused.relu is not None)
+
 
 @dataclass(frozen=True)
 class Fused:

@@ -176,7 +176,7 @@ def _again(group: Sequence[Step]) -> list[Step]:
     steps = []
     for step in reversed(group):
         read = not needed.isdisjoint(step.outputs)
-        if step.carries or read:
+        if step.remembers or read:
             if _is_silent(step) and not read:
                 step = replace(step, layer=_Silent(step.layer), outputs=(None,), fused=None)
             steps.append(step)
