@@ -22,6 +22,7 @@ Work = Callable[[], Any]
 
 PAUSE = 0.05
 """Seconds between rounds: ONNX Runtime's threads spin for 35 ms more, on the cores of whoever is next."""
+TURN = 0.2  # seconds
 PACKAGES = ("numpy", "torch", "onnxruntime", "scipy")
 
 
@@ -35,21 +36,31 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Milliseconds of each work's rounds, at least `least`, after two for warming up.
 
-    The works take turns for about `seconds`, each round begun by another of them.
+    The works take turns for about `seconds`, each turn begun by another of them. A turn is one round of a
+    long work. Of a short one it is several, of which the first, on cores that a pause put to sleep, doesn't
+    count: steps of a training follow each other.
     """
     names, times = list(works), {name: [] for name in works}
-    for work in works.values():
-        work()
-        work()
+    rounds = {name: _rounds_in_a_turn(work) for name, work in works.items()}
     end, turn = perf_counter() + seconds, 0
     while perf_counter() < end or turn < least:
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             sleep(pause)
-            begun = perf_counter()
-            works[name]()
-            times[name].append(1000 * (perf_counter() - begun))
+            for number in range(rounds[name]):
+                begun = perf_counter()
+                works[name]()
+                if number or rounds[name] == 1:
+                    times[name].append(1000 * (perf_counter() - begun))
         turn += 1
     return times
+
+
+def _rounds_in_a_turn(work: Work) -> int:
+    work()
+    begun = perf_counter()
+    work()
+    passed = perf_counter() - begun
+    return 1 if passed > TURN / 2 else min(20, math.ceil(TURN / passed))
 
 
 class Others:

@@ -7,6 +7,7 @@ import numpy as np
 from ..reference.checks import Array
 from .memory import empty
 from .threads import each, num_threads
+from .tiles import for_threads
 
 ROWS_BYTES = 4 << 20
 """Rows of a bank that are written at a time: they stay in cache while BLAS adds to them."""
@@ -35,7 +36,7 @@ def conv_dzdx(dzdy: Array, bank: Array) -> Array:
 def conv_dzdw(dzdy: Array, x: Array) -> Array:
     """dzdw (K, D) of dzdy (N, K) and x (N, D)."""
     dzdw = empty((dzdy.shape[1], x.shape[1]), x.dtype)
-    step = max(8, ROWS_BYTES // max(1, x[:1].nbytes))
+    step = for_threads(len(dzdw), max(8, ROWS_BYTES // max(1, x[:1].nbytes)))
     parts = [slice(start, start + step) for start in range(0, len(dzdw), step)]
     each(lambda part: np.matmul(dzdy[:, part].T, x, out=dzdw[part]), parts)
     return dzdw

@@ -12,8 +12,8 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from math import prod
-from threading import RLock
-from typing import Any
+from threading import RLock, get_ident
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,22 +22,33 @@ SMALLEST = 1 << 15
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
 SLACK = 1.25
 """Idle blocks may bring all memory to the most ever in use, times this, before some are let go."""
+LIKELY, SIMILAR = 4, 1.25
+"""Among so many blocks, up to so much larger than the request, one is looked for that this thread had."""
 
 
 class _Memory(np.ndarray):
     """The memory of a block. NumPy makes the base of a view's base the view's, except where types differ."""
 
 
+class Block(NamedTuple):
+    """A piece of memory; blocks sort by size, those that came back last first."""
+
+    nbytes: int
+    number: int  # counts down as blocks come back
+    memory: np.ndarray
+    thread: int = 0  # which gave it back: it may still be in the cache of its core
+
+
 class _Lease(np.ndarray):
     """A block while arrays lie over it; views of a lease don't own it and return nothing."""
 
-    block: tuple[int, int, np.ndarray]
+    block: Block
     pool: Pool
 
     def __del__(self) -> None:
         block = self.__dict__.get("block")
         if block is not None:
-            self.pool._returned.append(block)
+            self.pool._returned.append(block._replace(thread=get_ident()))
 
 
 class Pool:
@@ -56,12 +67,11 @@ class Pool:
 
     def __init__(self) -> None:
         self._forked()
-        # (bytes, number, memory), by size; of one size, first that which came back last: it may be in cache.
-        self._idle: list[tuple[int, int, np.ndarray]] = []
+        self._idle: list[Block] = []  # sorted
         # Leases end at any time, garbage collection within our own lines included: without the lock.
-        self._returned: deque[tuple[int, int, np.ndarray]] = deque()
+        self._returned: deque[Block] = deque()
         self._in_use = self._most_in_use = 0
-        self._number = 0  # counts down as blocks come back
+        self._number = 0
 
     def _forked(self) -> None:
         """A lock of its own: in a forked process nobody would open one that a thread had closed."""
@@ -76,17 +86,25 @@ class Pool:
             return np.empty(shape, dtype)
         with self._lock:
             self._take_back()
-            if (k := bisect_left(self._idle, (size,))) < len(self._idle):
-                nbytes, _, memory = self._idle.pop(k)
-            else:
-                nbytes = size
-                self._make_room(nbytes)
-                memory = _aligned(nbytes)
-            self._in_use += nbytes
+            block = self._take(size)
+            if block is None:
+                self._make_room(size)
+                block = Block(size, 0, _aligned(size))
+            self._in_use += block.nbytes
             self._most_in_use = max(self._most_in_use, self._in_use)
-        lease = memory.view(_Lease)
-        lease.pool, lease.block = self, (nbytes, 0, memory)
+        lease = block.memory.view(_Lease)
+        lease.pool, lease.block = self, block
         return np.ndarray(shape, dtype, lease)
+
+    def _take(self, size: int) -> Block | None:
+        """An idle block that is large enough: of the smallest ones rather one that this thread gave back."""
+        first = bisect_left(self._idle, (size,))
+        likely = self._idle[first : first + LIKELY]
+        if not likely:
+            return None
+        here = get_ident()
+        own = (k for k, b in enumerate(likely) if b.thread == here and b.nbytes <= SIMILAR * size)
+        return self._idle.pop(first + next(own, 0))
 
     def clear(self) -> None:
         """Give up all idle blocks."""
@@ -100,23 +118,22 @@ class Pool:
         """Bytes in use and idle."""
         with self._lock:
             self._take_back()
-            return self._in_use + sum(nbytes for nbytes, _, _ in self._idle)
+            return self._in_use + sum(block.nbytes for block in self._idle)
 
     def _take_back(self) -> None:
         while self._returned:
-            nbytes, _, memory = self._returned.popleft()
+            block = self._returned.popleft()
             self._number -= 1
-            self._in_use -= nbytes
-            insort(self._idle, (nbytes, self._number, memory))
+            self._in_use -= block.nbytes
+            insort(self._idle, block._replace(number=self._number))
 
     def _make_room(self, nbytes: int) -> None:
         """Give up idle blocks, the longest idle first, where `nbytes` more would be too much."""
         most = SLACK * max(self._most_in_use, self._in_use + nbytes)
-        excess = self._in_use + sum(block[0] for block in self._idle) + nbytes - most
+        excess = self._in_use + sum(block.nbytes for block in self._idle) + nbytes - most
         while excess > 0 and self._idle:
-            oldest = max(self._idle, key=lambda block: block[1])
-            self._idle.remove(oldest)
-            excess -= oldest[0]
+            oldest = max(range(len(self._idle)), key=lambda k: self._idle[k].number)
+            excess -= self._idle.pop(oldest).nbytes
 
 
 def _aligned(nbytes: int) -> np.ndarray:

@@ -20,7 +20,9 @@ from .threads import each, num_threads, share
 from .tiles import Tile, for_threads, overlap, tap_overlaps, tiles
 
 PATCH_BYTES = 3 << 20
-"""The most memory a thread's patches and their outputs take: near the cache's size, and enough for BLAS."""
+"""The most memory a thread's patches and their outputs take: BLAS turns the bank once for so many."""
+CACHE_BYTES, ENOUGH = 1 << 20, 2048
+"""What stays in a core's cache, if that are enough pixels for BLAS."""
 WHOLE_BYTES = 24 << 20
 """A patch matrix up to this size may be made whole, where a large bank would be read for each small tile."""
 LARGE_BANK = 1 << 21
@@ -77,11 +79,15 @@ def conv_dzdx(dzdy: Array, bank: Array, sizes: Sizes, dzdx: Array) -> None:
     `bank` is (groups, K/groups, h w C/groups).
     """
 
+    groups, k, _ = bank.shape
+    taps = np.ascontiguousarray(bank.reshape(groups, k, prod(sizes.window), -1).transpose(2, 0, 1, 3))
+
     def work(tiles: list[Tile]) -> None:  # those of one image, which overlap
         for tile in tiles:
             ders = by_group(dzdy[tile], sizes)
-            made = empty((sizes.groups, ders.shape[1], bank.shape[2]), bank.dtype)
-            _scatter(np.matmul(ders, bank, out=made), dzdx, tile, sizes)
+            made = empty((len(taps), ders.shape[1], groups, taps.shape[3]), bank.dtype)
+            np.matmul(ders, taps, out=made.swapaxes(1, 2))
+            _scatter(made, dzdx, tile, sizes)
 
     pieces = _tiles(sizes, sizes.groups * bank[0, 0].nbytes)
     each(work, [list(group) for _, group in groupby(pieces, key=lambda tile: tile[0].start)])
@@ -103,13 +109,25 @@ def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int) -> Array:
         own.fill(0)
         for tile in pieces:
             ders = by_group(dzdy[tile], sizes).swapaxes(1, 2)
-            own += np.matmul(ders, patches(x, tile, sizes), out=part)
+            own += _product(ders, patches(x, tile, sizes), part)
         return own
 
     total.fill(0)
     for own in each(work, share(_tiles(sizes, row_bytes))):
         total += own
     return total
+
+
+def _product(ders: Array, seen: Array, out: Array) -> Array:
+    """The product of (groups, K, pixels) and (groups, pixels, D)."""
+    if len(ders) > 1:
+        return np.matmul(ders, seen, out=out)
+    # Unlike `matmul`, `dot` lets go of the interpreter for small results of long sums, too.
+    if seen.strides[1] == seen.itemsize:
+        out[0] = np.dot(seen[0].T, ders[0].T).T
+    else:
+        np.dot(ders[0], seen[0], out=out[0])
+    return out
 
 
 def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
@@ -134,7 +152,8 @@ def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
 
 def _tiles(sizes: Sizes, row_bytes: int) -> list[Tile]:
     n, _, *maps = sizes.output
-    return list(tiles((n, *maps), for_threads(n * prod(maps), PATCH_BYTES // row_bytes)))
+    most = min(PATCH_BYTES // row_bytes, max(ENOUGH, CACHE_BYTES // row_bytes))
+    return list(tiles((n, *maps), for_threads(n * prod(maps), most)))
 
 
 def by_group(piece: Array, sizes: Sizes) -> Array:
@@ -156,9 +175,12 @@ def patches(x: Array, tile: Tile, sizes: Sizes) -> Array:
         length = (count - 1) * stride + (taps - 1) * sizes.dilate[axis] + 1
         hops.append(stride if taps > 1 else 1)
         cuts.append((start, length, 1) if taps > 1 else (start, count, stride))
-    piece = strip(x[images], *cuts)
+    planes = in_planes(x) and sizes.stride[1] == 1 and sizes.groups == 1
+    piece = strip(x[images], cuts[0], cuts[1], planes)
     if sizes.window == (1, 1):
         return by_group(piece, sizes)
+    if planes:
+        return _planes(piece, [s.stop - s.start for s in outputs], hops, sizes)
     if piece.strides[3] != piece.itemsize or piece.strides[2] != piece.itemsize * piece.shape[3]:
         piece = _copied(piece)
     n, _, _, c = piece.shape
@@ -172,14 +194,35 @@ def patches(x: Array, tile: Tile, sizes: Sizes) -> Array:
     return _copied(windows).reshape(sizes.groups, -1, depth * sizes.window[0] * sizes.window[1])
 
 
+def in_planes(x: Array) -> bool:
+    """Whether channels-last `x` lies in memory as a plane for each channel, as images often do."""
+    return x.shape[3] == 1 or x.strides[3] > x.strides[2]
+
+
+def _planes(piece: Array, counts: Sequence[int], hops: Sequence[int], sizes: Sizes) -> Array:
+    """`patches` of a piece in planes: gathered tap by tap, for then pixels of a row are together."""
+    n, _, _, c = piece.shape
+    image, row, pixel, channel = piece.strides
+    below, beside = sizes.dilate
+    windows = as_strided(
+        piece,
+        (*sizes.window, c, n, *counts),
+        (row * below, pixel * beside, channel, image, row * hops[0], pixel * hops[1]),
+    )
+    return _copied(windows).reshape(1, -1, n * prod(counts)).swapaxes(1, 2)
+
+
 def _copied(a: Array) -> Array:
     copy = empty(a.shape, a.dtype)
     copy[...] = a
     return copy
 
 
-def strip(x: Array, rows: tuple[int, int, int], columns: tuple[int, int, int]) -> Array:
-    """Pixels of channels-last maps at (start, count, step) along each axis; zeros outside the image."""
+def strip(x: Array, rows: tuple[int, int, int], columns: tuple[int, int, int], planes: bool = False) -> Array:
+    """Pixels of channels-last maps at (start, count, step) along each axis; zeros outside the image.
+
+    Where there are such zeros it is new memory: channels-last, or `planes`.
+    """
     (row, height, down), (column, width, across) = rows, columns
     into, out = zip(
         overlap(slice(0, height), row, down, x.shape[1]),
@@ -189,7 +232,11 @@ def strip(x: Array, rows: tuple[int, int, int], columns: tuple[int, int, int]) -
     inside = x[:, *out]
     if inside.shape[1:3] == (height, width):
         return inside
-    padded = empty((x.shape[0], height, width, x.shape[3]), x.dtype)
+    n, _, _, c = x.shape
+    if planes:
+        padded = empty((n, c, height, width), x.dtype).transpose(0, 2, 3, 1)
+    else:
+        padded = empty((n, height, width, c), x.dtype)
     (top, left), (bottom, right) = (s.start for s in into), (s.stop for s in into)
     padded[:, :top] = padded[:, bottom:] = 0
     padded[:, :, :left] = padded[:, :, right:] = 0
@@ -197,13 +244,12 @@ def strip(x: Array, rows: tuple[int, int, int], columns: tuple[int, int, int]) -
     return padded
 
 
-def _scatter(patches: Array, x: Array, tile: Tile, sizes: Sizes) -> None:
-    """Add the rows of a patch matrix to the pixels of channels-last `x` they were gathered from."""
+def _scatter(made: Array, x: Array, tile: Tile, sizes: Sizes) -> None:
+    """Add what each tap makes of each output, (taps, outputs, groups, C/groups), to its pixel of `x`."""
     images, *outputs = tile
-    n, groups, maps = images.stop - images.start, sizes.groups, x.shape[1:3]
-    patches = patches.reshape(groups, n, *(s.stop - s.start for s in outputs), *sizes.window, -1)
-    patches, x = patches.transpose(1, 2, 3, 4, 5, 0, 6), x[images].reshape(n, *maps, groups, -1)
-    rows, columns = tap_overlaps(outputs, sizes, maps)
+    counts = [part.stop - part.start for part in tile]
+    made, x = made.reshape(*sizes.window, *counts, x.shape[3]), x[images]
+    rows, columns = tap_overlaps(outputs, sizes, x.shape[1:3])
     for u, (of_rows, to_rows) in enumerate(rows):
         for v, (of_columns, to_columns) in enumerate(columns):
-            x[:, to_rows, to_columns] += patches[:, of_rows, of_columns, u, v]
+            x[:, to_rows, to_columns] += made[u, v, :, of_rows, of_columns]

@@ -141,6 +141,8 @@ class _Job:
                 self._ended.acquire()
         if active:
             self._ended.acquire()
+        # A helper that comes late still has the job in its hands, but none of the arrays in it.
+        del self.work, self.pieces
         if self.error is not None:
             raise self.error
 

@@ -266,7 +266,7 @@ def _seen(plan: Scheme, x: Array, tile: Tile, sizes: Sizes) -> Array:
         (plan.out * part.start - sizes.pad[2 * axis], plan.out * (part.stop - part.start) + more, 1)
         for axis, part in enumerate(tile[1:])
     ]
-    seen = strip(x[tile[0]], *cuts)
+    seen = strip(x[tile[0]], cuts[0], cuts[1])
     image, row, pixel, item = seen.strides
     windows = as_strided(
         seen,
