@@ -280,12 +280,14 @@ def _seen(plan: Scheme, x: Array, tile: Tile, sizes: Sizes) -> Array:
 
 def _ders(plan: Scheme, dzdy: Array, tile: Tile, sizes: Sizes) -> Array:
     """The derivatives (m², tiles K) for the outputs of a chunk of tiles, from channels-last `dzdy`."""
-    out, (n, rows, columns), k = plan.out, _counts(tile), dzdy.shape[3]
+    out, k = plan.out, dzdy.shape[3]
     given = dzdy[_pixels(plan, tile, sizes)]
-    gathered = _maps(out * out, n * rows * columns, k, dzdy.dtype)
-    places = gathered.reshape(out, out, n, rows, columns, k)
-    if given.shape[1:3] != (out * rows, out * columns):
-        gathered.fill(0)
+    gathered = _maps(out * out, _count(tile), k, dzdy.dtype)
+    places = gathered.reshape(out, out, *_counts(tile), k)
+    if (whole := _by_place(plan, given, tile)) is not None:
+        places[...] = whole
+        return _rows(gathered)
+    gathered.fill(0)
     for u in range(out):
         for v in range(out):
             part = given[:, u::out, v::out]
@@ -297,19 +299,26 @@ def _scatter(plan: Scheme, outputs: Array, y: Array, tile: Tile, epilogue: Epilo
     """Put outputs (m², tiles, K) into their places in channels-last `y`; those outside are left out."""
     out, (n, rows, columns), (_, height, width, k) = plan.out, _counts(tile), y.shape
     images, *parts = tile
-    top, left = (out * part.start for part in parts)
     outputs = outputs.reshape(out, out, n, rows, columns, k)
-    for u in range(out):
-        for v in range(out):
-            where = (
-                images,
-                slice(top + u, min(height, top + out * rows), out),
-                slice(left + v, min(width, left + out * columns), out),
-            )
-            part = y[where]
-            values = outputs[u, v, :, : part.shape[1], : part.shape[2]]
-            if epilogue.add is None:
-                part[...] = values
-            else:
-                np.add(values, epilogue.add[where], out=part)
-                rectify(part, epilogue.relu, part)
+    top, left = (out * part.start for part in parts)
+    place = images, slice(top, min(height, top + out * rows)), slice(left, min(width, left + out * columns))
+    if (whole := _by_place(plan, y[place], tile)) is not None:
+        whole[...] = outputs
+    else:
+        for u in range(out):
+            for v in range(out):
+                part = y[place][:, u::out, v::out]
+                part[...] = outputs[u, v, :, : part.shape[1], : part.shape[2]]
+    if epilogue.add is not None:
+        Epilogue(None, epilogue.add, epilogue.relu).finish(y[place], place)
+
+
+def _by_place(plan: Scheme, maps: Array, tile: Tile) -> Array | None:
+    """Channels-last maps of whole tiles as (m, m, N, rows of tiles, columns of tiles, K); else None.
+
+    One copy instead of m²: between short ones, threads wait for the interpreter.
+    """
+    (n, rows, columns), out = _counts(tile), plan.out
+    if maps.shape[1:3] != (out * rows, out * columns):
+        return None
+    return maps.reshape(n, rows, out, columns, out, -1).transpose(2, 4, 0, 1, 3, 5)
