@@ -61,7 +61,8 @@ def test_examples(module):
     assert doctest.testmod(module).failed == 0
 
 
-def test_rounds_take_turns():
+def test_rounds_take_turns(monkeypatch):
+    monkeypatch.setattr(measure, "TURN", 0)
     calls = []
     works = {name: (lambda name=name: calls.append(name)) for name in "abc"}
     times = measure.interleaved(works, seconds=0, pause=0, least=4)
@@ -69,6 +70,16 @@ def test_rounds_take_turns():
     assert calls[:6] == list("aabbcc"), "warming up"
     assert calls[6:] == list("abcbcacababc")
     assert measure.best({"a": [3, 1, 3], "b": [2, 2, 2]}, "ab") == "b"
+
+
+def test_short_rounds_follow_each_other(monkeypatch):
+    monkeypatch.setattr(measure, "TURN", 3600)
+    calls = []
+    times = measure.interleaved(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 0, 0, least=1
+    )
+    assert "".join(calls) == "aabb" + "a" * 20 + "b" * 20
+    assert [len(of) for of in times.values()] == [19, 19], "the first of a turn doesn't count"
 
 
 @needs_proc
