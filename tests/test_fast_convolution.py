@@ -10,6 +10,7 @@ import dagnn
 from dagnn.backends import get
 from dagnn.backends.numpy import convolution, patches, winograd
 from dagnn.backends.numpy.convolution import algorithms, filters, in_channels_last, use
+from dagnn.backends.numpy.tiles import tiles
 
 REFERENCE, FAST = get("reference"), get("numpy")
 
@@ -171,3 +172,16 @@ def test_filters_keep_one_memory_order():
     assert not in_channels_last((4, 3, 7, 7)) and filters(np.ones((4, 3, 7, 7))).flags.c_contiguous
     x, dzdy = np.ones((1, 3, 9, 9), "f"), np.ones((1, 4, 7, 7), "f")
     assert FAST.conv_dzdw(dzdy, x, w.shape).strides == w.strides
+
+
+@given(st.tuples(*[st.integers(1, 40)] * 3), st.integers(1, 900), st.integers(1, 4))
+def test_tiles_are_shared_out(shape, most, share):
+    covered = np.zeros(shape, int)
+    parts = list(tiles(shape, most, share))
+    for tile in parts:
+        covered[tile] += 1
+        assert covered[tile].size <= most
+    assert (covered == 1).all()
+    whole = shape[1] * shape[2]
+    if most >= whole * share and shape[0] % share == 0 and shape[0] >= share:
+        assert len(parts) % share == 0

@@ -17,7 +17,7 @@ from ..reference.convolution import Sizes
 from .epilogue import Epilogue
 from .memory import empty
 from .threads import each, num_threads, share
-from .tiles import Tile, for_threads, overlap, tap_overlaps, tiles
+from .tiles import Tile, overlap, tap_overlaps, tiles
 
 PATCH_BYTES = 3 << 20
 """The most memory a thread's patches and their outputs take: BLAS turns the bank once for so many."""
@@ -153,7 +153,7 @@ def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
 def _tiles(sizes: Sizes, row_bytes: int) -> list[Tile]:
     n, _, *maps = sizes.output
     most = min(PATCH_BYTES // row_bytes, max(ENOUGH, CACHE_BYTES // row_bytes))
-    return list(tiles((n, *maps), for_threads(n * prod(maps), most)))
+    return list(tiles((n, *maps), most, num_threads()))
 
 
 def by_group(piece: Array, sizes: Sizes) -> Array:

@@ -22,10 +22,11 @@ def channels_second(a: Array) -> Array:
     return a.transpose(0, 3, 1, 2)
 
 
-def tiles(shape: Sequence[int], most: int) -> Iterator[Tile]:
+def tiles(shape: Sequence[int], most: int, share: int = 1) -> Iterator[Tile]:
     """Slices of (images, rows, columns) that cover `shape` in order, each of at most `most` pixels.
 
-    A tile is a run of whole images, or of whole rows of one image, or a piece of one row.
+    A tile is a run of whole images, or of whole rows of one image, or a piece of one row. Where possible
+    there are as many for each of `share` threads, if there are several.
 
     >>> [[(s.start, s.stop) for s in tile] for tile in tiles((1, 4, 4), most=12)]
     [[(0, 1), (0, 2), (0, 4)], [(0, 1), (2, 4), (0, 4)]]
@@ -34,8 +35,8 @@ def tiles(shape: Sequence[int], most: int) -> Iterator[Tile]:
     if 0 in shape:
         return
     columns = _even(w, most)
-    rows = _even(h, most // w) if columns == w else 1
-    images = _even(n, most // (w * h)) if rows == h else 1
+    rows = _even(h, most // w, share, n) if columns == w else 1
+    images = _even(n, most // (w * h), share) if rows == h else 1
     for image in range(0, n, images):
         for row in range(0, h, rows):
             for column in range(0, w, columns):
@@ -57,9 +58,15 @@ def for_threads(n: int, most: int) -> int:
     return max(1, -(-n // max(1, pieces)))
 
 
-def _even(length: int, most: int) -> int:
-    """The length of pieces of at most `most`, of which `length` needs no fewer and all are about equal."""
+def _even(length: int, most: int, share: int = 1, times: int = 1) -> int:
+    """The length of pieces of at most `most`, few and about equal.
+
+    Of pieces that there are `times` as often, `share` divides the number where it can, unless there is one.
+    """
     pieces = -(-length // max(1, most))
+    if pieces > 1 or times == 1:
+        while pieces * times % share and pieces < length:
+            pieces += 1
     return -(-length // pieces)
 
 

@@ -30,8 +30,8 @@ from .elementwise import rectify
 from .epilogue import Epilogue
 from .memory import empty
 from .patches import strip
-from .threads import each, share
-from .tiles import Tile, for_threads, tiles
+from .threads import each, num_threads, share
+from .tiles import Tile, tiles
 
 FUSED_BYTES = 1 << 21
 """Transformed inputs and outputs of tiles that one thread takes through all stages, in its cache."""
@@ -220,7 +220,7 @@ def _tiles(plan: Scheme, sizes: Sizes, channels: int, dtype: np.dtype) -> list[T
     n, _, *maps = sizes.output
     counts = (n, *(-(-size // plan.out) for size in maps))
     most = FUSED_BYTES // (plan.points * channels * dtype.itemsize)
-    return list(tiles(counts, for_threads(prod(counts), most)))
+    return list(tiles(counts, most, num_threads()))
 
 
 def _groups(
