@@ -23,6 +23,8 @@ PATCH_BYTES = 3 << 20
 """The most memory a thread's patches and their outputs take: BLAS turns the bank once for so many."""
 CACHE_BYTES, ENOUGH = 1 << 20, 2048
 """What stays in a core's cache, if that are enough pixels for BLAS."""
+WORTH_SHARING = 1 << 18
+"""Bytes of patches that take less time than another thread needs to wake up."""
 WHOLE_BYTES = 24 << 20
 """A patch matrix up to this size may be made whole, where a large bank would be read for each small tile."""
 LARGE_BANK = 1 << 21
@@ -153,7 +155,8 @@ def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
 def _tiles(sizes: Sizes, row_bytes: int) -> list[Tile]:
     n, _, *maps = sizes.output
     most = min(PATCH_BYTES // row_bytes, max(ENOUGH, CACHE_BYTES // row_bytes))
-    return list(tiles((n, *maps), most, num_threads()))
+    share = 1 if n * prod(maps) * row_bytes < WORTH_SHARING else num_threads()
+    return list(tiles((n, *maps), most, share))
 
 
 def by_group(piece: Array, sizes: Sizes) -> Array:
