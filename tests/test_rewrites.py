@@ -331,3 +331,16 @@ def test_what_kernels_make_of_filters_is_kept_until_they_change():
         solver.step(net)
         net.mode = "test"
         agree()
+
+
+@pytest.mark.parametrize("depth", [4, 32])
+def test_what_is_kept_of_filters_is_for_so_many_groups(depth):
+    net = dagnn.DagNN()
+    net.add_layer("c", dagnn.Conv((2 * depth, depth, 3, 3), pad=1), "x", "y")
+    net.init_params(0)
+    net.mode = "test"
+    filters, biases = (p.value for p in net.params.values())
+    for groups in (1, 2, 1):
+        x = np.ones((2, groups * depth, 20, 20), np.float32)
+        plain = net.backend.conv(x, filters, biases, pad=1)
+        np.testing.assert_allclose(net.eval({"x": x})["y"], plain, rtol=1e-5, atol=1e-5)

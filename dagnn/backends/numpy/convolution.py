@@ -209,12 +209,13 @@ def _conv(x: Array, w: Array, sizes: Sizes, epilogue: Epilogue, flipped: bool = 
         taps.depthwise(x, w, sizes, y, epilogue)
     elif kind == "patches":
         make = _flipped_bank if flipped else _forward_bank
-        patches.conv(x, _prepared(w, (kind, flipped), lambda: make(w, sizes)), sizes, y, epilogue)
+        bank = _prepared(w, (kind, flipped, sizes.groups), lambda: make(w, sizes))
+        patches.conv(x, bank, sizes, y, epilogue)
     else:
         scheme = _scheme(kind, sizes, x.dtype)
         for filters, inputs, outputs in _groups(len(w), x.shape[3], k, sizes):
             make_bank = partial(winograd.bank, scheme, w[filters], flipped)
-            bank = _prepared(w, (kind, flipped, filters.start), make_bank)
+            bank = _prepared(w, (kind, flipped, sizes.groups, filters.start), make_bank)
             winograd.conv(scheme, x[..., inputs], bank, sizes, y[..., outputs], epilogue.of_group(outputs))
     return y
 
