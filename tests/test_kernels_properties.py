@@ -524,3 +524,21 @@ def test_activations_take_floats_of_one_type_only(kernels, name):
         getattr(kernels, f"{name}_dzdx")(draw(*SHAPE, dtype=np.float32), draw(*SHAPE))
     with pytest.raises(ShapeError, match="dzdy has shape"):
         getattr(kernels, f"{name}_dzdx")(draw(3, 4), draw(*SHAPE))
+
+
+def test_bytes_may_be_in_the_order_of_another_machine(kernels, backend):
+    if backend.name == "cupy":
+        pytest.skip("has no such arrays")
+    x, w = draw(2, 8, 50, 50), draw(4, 8, 3, 3)
+
+    def results(dtype):
+        a, b, one = x.astype(dtype), w.astype(dtype), np.ones(8, dtype)
+        y = kernels.conv(a, b).astype(dtype)
+        yield from (y, kernels.conv_dzdx(y, b, a.shape))
+        yield from (kernels.conv_dzdw(y, a, b.shape), kernels.conv_dzdb(y))
+        normal, moments = kernels.batch_norm(a, one, one)
+        yield from (normal, *kernels.batch_norm_ders(a * a, a, one, moments.astype(dtype)))
+        yield from (kernels.relu(a), kernels.softmax(a), kernels.max_pool(a, 3)[0], kernels.avg_pool(a, 3))
+
+    for ours, theirs in zip(results("<f8"), results(">f8"), strict=True):
+        assert error(theirs, ours) < 1e-12

@@ -17,6 +17,8 @@ from .threads import each
 
 SMALL = 1 << 15
 """Up to so many elements the reference kernel's few calls are the quicker way to normalise a batch."""
+SUMMED = np.dtype(np.float32), np.dtype(np.float64)
+"""The types whose products BLAS adds up, into memory of theirs."""
 ROWS = 64, 4096
 """Least and most rows that get sums of their own: few beside the data, and none too long for rounding."""
 NEAR = 2.0
@@ -30,7 +32,7 @@ class Normalisation(reference.Normalisation):
     """Batch normalisation reads x twice; local response normalisation does all its steps on a piece."""
 
     def batch_norm(self, x, multipliers, biases, *, epsilon=1e-4, moments=None, add=None, relu=None):
-        if x.size <= SMALL or x.dtype.char not in "fd":
+        if x.size <= SMALL or x.dtype not in SUMMED:
             return super().batch_norm(
                 x, multipliers, biases, epsilon=epsilon, moments=moments, add=add, relu=relu
             )
@@ -61,7 +63,7 @@ class Normalisation(reference.Normalisation):
         return as_maps(y, x.shape), moments
 
     def batch_norm_ders(self, dzdy, x, multipliers, moments, *, given=False):
-        if x.size <= SMALL or x.dtype.char not in "fd":
+        if x.size <= SMALL or x.dtype not in SUMMED:
             return super().batch_norm_ders(dzdy, x, multipliers, moments, given=given)
         self._check_batch_norm_ders(dzdy, x, multipliers, moments)
         dtype, ders, rows = x.dtype, as_rows(dzdy), as_rows(x)

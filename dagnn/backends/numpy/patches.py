@@ -122,7 +122,7 @@ def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int) -> Array:
 
 def _product(ders: Array, seen: Array, out: Array) -> Array:
     """The product of (groups, K, pixels) and (groups, pixels, D)."""
-    if len(ders) > 1:
+    if len(ders) > 1 or not out.dtype.isnative:
         return np.matmul(ders, seen, out=out)
     # Unlike `matmul`, `dot` lets go of the interpreter for small results of long sums, too.
     if seen.strides[1] == seen.itemsize:
