@@ -182,7 +182,7 @@ class DagNN(Structure):
 
     def _plan(self, request: Request) -> Plan:
         plan = self._cache.get(request)
-        if plan is None:
+        if plan is None or plan.outdated:
             wires, net_graph = self._wires(), self._graph()
             if len(self._cache) > MOST_PLANS:
                 self._cache.pop(next(key for key in self._cache if isinstance(key, Request)))

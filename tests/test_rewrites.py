@@ -277,6 +277,29 @@ def test_modes_have_plans_of_their_own():
     assert not np.allclose(test, training)
 
 
+@pytest.mark.parametrize("budget", [None, "1GB"])
+def test_options_of_a_fused_layer_may_change_between_evaluations(budget):
+    net = dagnn.DagNN()
+    net.add_layer("c", dagnn.Conv((4, 4, 1, 1)), "x", "y")
+    net.add_layer("r", dagnn.ReLU(), "y", "z")
+    net.init_params(0)
+    x = np.random.default_rng(0).standard_normal((1, 4, 5, 5), dtype=np.float32)
+
+    def agree():
+        plain, results = net.copy(), []
+        plain.conserve_memory = False
+        for one, options in ((net, {"memory_budget": budget}), (plain, {})):
+            one.eval({"x": x}, {"z": np.ones_like(x)}, ders=["x"], **options)
+            results.append((one.vars["z"].value, one.vars["x"].der))
+        np.testing.assert_array_equal(*results)
+
+    agree()
+    net.layers["r"].layer.leak = 0.5
+    agree()
+    net.layers["r"].layer.leak, net.layers["r"].layer.backprop = 0.0, "deconvnet"
+    agree()
+
+
 def test_frozen_layers_are_left_out_of_backward(monkeypatch):
     called = []
     for name in ("conv_dzdx", "conv_dzdw", "conv_dzdb", "batch_norm_ders", "relu_dzdx"):
