@@ -1,9 +1,13 @@
 """Pieces of work on threads: how many, the same results, and BLAS as it was afterwards."""
 
+import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -60,6 +64,12 @@ def test_shares_cover_everything_once():
     for n in range(6):
         pieces = [piece for part in threads.share(range(n)) for piece in part]
         assert sorted(pieces) == list(range(n))
+
+
+def test_shares_are_for_one_number_of_threads(monkeypatch):
+    numbers = iter([3, 2, 5, 4, 1, 1])
+    monkeypatch.setattr(threads, "num_threads", lambda: next(numbers))
+    assert [list(part) for part in threads.share(range(5))] == [[0, 3], [1, 4], [2]]
 
 
 @pytest.mark.parametrize("number", ["1", "2", "3"])
@@ -287,6 +297,49 @@ def test_an_interruption_is_no_exception_to_that(set_threads):
     with pytest.raises(KeyboardInterrupt):
         threads.each(work, range(10))
     assert blas_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
+def test_interrupted_while_it_waits_each_leaves_nobody_at_work(set_threads):
+    set_threads(2)
+    everybody, left = threading.Barrier(2, timeout=30), []
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def work(piece):
+        everybody.wait()  # so that each thread has one
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.3)
+            left.append(piece)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            threads.each(work, range(2))
+        assert len(left) == 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_errors_keep_no_memory_once_they_are_gone(set_threads):
+    set_threads(2)
+    array = np.empty(8)
+    alive = weakref.ref(array)
+
+    def work(piece, array=array):
+        raise KeyError(array)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(KeyError):
+            threads.each(work, range(10))
+        del array, work
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_each_from_many_threads_at_once(set_threads):

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Lock, Thread, local
+from threading import Lock, RLock, Thread, local
 from typing import Any, TypeVar
 
 from ...errors import OptionError
@@ -73,7 +73,8 @@ def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 def share(pieces: Sequence[T]) -> list[Sequence[T]]:
     """`pieces` dealt out to the threads, always in the same way."""
-    return [pieces[k :: num_threads()] for k in range(min(num_threads(), len(pieces)))]
+    number = num_threads()  # asked once: somebody may set it meanwhile
+    return [pieces[k::number] for k in range(min(number, len(pieces)))]
 
 
 def each(work: Callable[[T], Any], pieces: Sequence[T]) -> list[Any]:
@@ -139,12 +140,19 @@ class _Job:
             active = self._active
             if active:
                 self._ended.acquire()
-        if active:
-            self._ended.acquire()
+        while active:
+            try:
+                self._ended.acquire()
+                break
+            except BaseException as error:  # an interruption: helpers still write into the caller's arrays
+                self.error = error
         # A helper that comes late still has the job in its hands, but none of the arrays in it.
         del self.work, self.pieces
         if self.error is not None:
-            raise self.error
+            try:
+                raise self.error
+            finally:  # its traceback has this frame: in a circle, it would keep all arrays of all frames
+                self.error = None
 
 
 class _Crew:
@@ -155,7 +163,8 @@ class _Crew:
 
     def reset(self) -> None:
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
-        self._size, self._lock = 0, Lock()
+        # One that its holder can pass: what is garbage collected meanwhile may have work for the crew.
+        self._size, self._lock = 0, RLock()
 
     def call(self, job: _Job, helpers: int) -> None:
         with self._lock:
@@ -181,7 +190,7 @@ class _OneThread:
         self.reset()
 
     def reset(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._inside = 0
         self._limit: Any = None
 
