@@ -16,7 +16,7 @@ from .geometry import Shape
 from .layers.layer import Context, ParamSpec
 from .plan import Arrays, Form, Plan, Request, Step, make_plan, owner, shape_and_type
 from .recompute import Replay, as_bytes, within
-from .rewrites import fuse
+from .rewrites import apart, fuse
 from .structure import Names, Structure
 from .variables import RELEASED, Param
 
@@ -210,7 +210,7 @@ class DagNN(Structure):
         for source, most, its_forms, made in known:
             if source is plan and most == budget and _at_most(forms, its_forms):
                 return made
-        made = within(plan, budget, values, self._context)
+        made = within(apart(plan), budget, values, self._context)
         known[MOST_PLANS:] = []
         known.insert(0, (plan, budget, forms, made))
         return made

@@ -88,7 +88,8 @@ class Fused:
     """What the kernel of a step does behind its own layer: + the variable `add`, then a ReLU of leak `relu`.
 
     `folded` gives the layer other values for its parameters; `plain` are the steps it all stands for. `owns`:
-    the derivative that arrives is certainly nobody else's array, and the ReLU's is written over it.
+    the derivative that arrives is certainly nobody else's array, and the ReLU's is written over it. `place`
+    is where in the output of a concatenation its own goes, `joins` that of the concatenation itself.
     """
 
     plain: tuple[Step, ...]
@@ -97,10 +98,16 @@ class Fused:
     relu: float | None = None
     folded: Callable[[], list[Any]] | None = None
     owns: bool = False
+    place: Place | None = None
+    joins: str | None = None
 
-    def epilogue(self, values: Arrays) -> dict[str, Any]:
-        """What the kernel is told."""
+    def epilogue(self, values: Arrays, joined: Arrays) -> dict[str, Any]:
+        """What the kernel is told; `joined` are the outputs of concatenations to come."""
         options: dict[str, Any] = {}
+        if self.place is not None:
+            options["out"] = self.place.of(joined)
+        elif self.joins is not None:
+            options["out"] = joined.pop(self.joins, None)
         if self.add is not None:
             options["add"] = values[self.add]
         if self.relu is not None:
@@ -114,6 +121,27 @@ class Fused:
             return False
         layer: Any = self.plain[-1].layer
         return layer.leak != self.relu or layer.backprop != "relu"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Channels of the output of a concatenation, called by its name."""
+
+    name: str
+    channels: slice
+    total: int
+
+    def make(self, joined: Arrays, shape: Sequence[int], backend: Any, dtype: Any) -> None:
+        """Make room in `joined` for maps of `shape`, unless there is some; None where it doesn't suit."""
+        n, _, height, width = shape
+        if self.name not in joined:
+            joined[self.name] = backend.empty((n, height, width, self.total), dtype).transpose(0, 3, 1, 2)
+        elif getattr(joined[self.name], "shape", None) != (n, self.total, height, width):
+            joined[self.name] = None
+
+    def of(self, joined: Arrays) -> Any:
+        """The part of the room, if there is room."""
+        return None if joined[self.name] is None else joined[self.name][:, self.channels]
 
 
 @dataclass(frozen=True)
@@ -222,6 +250,7 @@ def run(
     contexts: dict[str, Context] = {}
     native = {type(value) for value in values.values()}  # arrays of the backend: `eval` made them so
     inputs: list[Any] = []
+    joined: Arrays = {}  # outputs of concatenations to come, made by the first that writes into them
     step = None
     try:
         for step in steps:
@@ -232,7 +261,10 @@ def run(
             params = [p._value for p in step.params]
             if fused is not None:
                 params = fused.folded() if fused.folded else params
-                ctx.epilogue = fused.epilogue(values)
+                if fused.place is not None:
+                    (shape,) = fused.plain[0].layer.output_shapes([x.shape for x in inputs])
+                    fused.place.make(joined, shape, ctx.backend, inputs[0].dtype)
+                ctx.epilogue = fused.epilogue(values, joined)
             outputs = step.layer.forward(ctx, inputs, params)
             if not isinstance(outputs, SEQUENCE):
                 raise ShapeError(f"forward must return a list of outputs, not {type(outputs).__name__}")

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+from .backends.numpy.threads import num_threads
 from .layers import Concat, Conv, Sum
 from .layers.layer import Context
 from .plan import PIECE, Arrays, Form, Plan, Segment, Step, owner, run
 
-TILES = 48 << 20
-"""The most that a convolution's kernel gathers at a time, of all threads."""
+TILES, TILE = 48 << 20, 5 << 20
+"""The most that a convolution's kernel gathers at a time, and for each thread if its bank is a small one."""
+SMALL_BANK = 3 << 18
 OVERHEAD = 1 << 19
 """Python's own objects, and what is too small to count."""
 
@@ -113,7 +115,8 @@ def _workspace(step: Step, arrays: Sequence[Any]) -> int:
             return PIECE
         bank = prod(layer.size) * y.dtype.itemsize
         seen = x.shape[1] * prod(layer.size[2:]) * y.dtype.itemsize  # by one pixel of y
-        return min(TILES, 2 * seen * y.shape[0] * prod(y.shape[2:])) + 6 * bank
+        most = TILES if bank > SMALL_BANK else TILE * num_threads()
+        return min(most, 2 * seen * y.shape[0] * prod(y.shape[2:])) + 6 * bank
     return max(array.nbytes for array in arrays)
 
 

@@ -3,7 +3,8 @@
 A convolution or batch normalisation takes the sum of two variables behind it, and these and any sum the ReLU
 behind them, into its kernel's epilogue: the maps are finished while they are in cache. In mode "test", where
 nothing goes back, a batch normalisation disappears in the filters and biases of the convolution before it,
-and what kernels make of filters is kept until they change.
+and what kernels make of filters is kept until they change. Convolutions whose outputs are concatenated write
+them into the concatenation.
 
 The net stays as it is. A variable is only fused away if one layer alone reads it and nobody asked for it; and
 as a derived class may do anything, only the layers' own classes are known.
@@ -12,15 +13,15 @@ as a derived class may do anything, only the layers' own classes are known.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from .errors import ShapeError
-from .layers import BatchNorm, Conv, ReLU, Sum
-from .plan import Fused, Plan, Request, Step, with_lifetimes
+from .layers import BatchNorm, Concat, Conv, ReLU, Sum
+from .plan import Fused, Place, Plan, Request, Step, with_lifetimes
 from .variables import Param
 
 Folds = dict[tuple[Param, ...], "Folded"]
@@ -34,8 +35,6 @@ def fuse(plan: Plan, request: Request, folds: Folds, constant: Callable[[Any], A
     search = _Search(plan, request)
     folding = request.mode == "test" and not request.der_outputs
     groups = search.groups(folding)
-    if not groups:
-        return plan
     fused = {}
     for chain in groups:
         step = _fused(chain)
@@ -44,7 +43,7 @@ def fuse(plan: Plan, request: Request, folds: Folds, constant: Callable[[Any], A
         fused[step.name] = step
     gone = {step.name for chain in groups for step in chain[1:]}
     left = [fused.get(step.name, step) for step in plan.steps if step.name not in gone]
-    steps = with_lifetimes(_ordered(left), plan.kept_values)
+    steps = with_lifetimes(_placed(_ordered(left), search.asked), plan.kept_values)
     return replace(plan, steps=steps, backward_steps=tuple(step for step in reversed(steps) if step.carries))
 
 
@@ -137,6 +136,45 @@ def _ordered(steps: Sequence[Step]) -> list[Step]:
             if not waits[follower]:
                 heappush(ready, follower)
     return ordered
+
+
+def _placed(steps: Sequence[Step], asked: Collection[str | None]) -> list[Step]:
+    """Let convolutions write their outputs where a concatenation of channels would copy them to.
+
+    Not outputs that somebody asked for, who would keep the others' memory with them.
+    """
+    makers = {step.outputs[0]: step for step in steps}
+    placed = {step.name: step for step in steps}
+    for step in steps:
+        if type(step.layer) is not Concat or step.layer.axis != 1 or len({*step.inputs}) < len(step.inputs):
+            continue
+        sources = [makers[name] for name in step.inputs if name in makers]
+        counts = [source.layer.size[0] for source in sources if type(source.layer) is Conv]
+        if len(counts) < len(step.inputs) or step.outputs[0] is None:
+            continue
+        for source, end in zip(sources, accumulate(counts), strict=True):
+            fused = placed[source.name].fused or Fused(plain=(source,))
+            if fused.place is None and source.outputs[0] not in asked:
+                channels = slice(end - counts[sources.index(source)], end)
+                place = Place(step.name, channels, sum(counts))
+                placed[source.name] = replace(placed[source.name], fused=replace(fused, place=place))
+        placed[step.name] = replace(step, fused=Fused(plain=(step,), joins=step.name))
+    return list(placed.values())
+
+
+def apart(plan: Plan) -> Plan:
+    """The plan without places: each output has memory of its own, that it can be let go of alone."""
+
+    def alone(step: Step) -> Step:
+        return (
+            step if step.fused is None else replace(step, fused=replace(step.fused, place=None, joins=None))
+        )
+
+    return replace(
+        plan,
+        steps=tuple(map(alone, plan.steps)),
+        backward_steps=tuple(map(alone, plan.backward_steps)),
+    )
 
 
 class Folded:

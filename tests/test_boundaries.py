@@ -22,7 +22,7 @@ ALLOWED = {
     "variables": {"errors", "graph", "layers", "numpy"},
     "plan": {"errors", "graph", "layers", "variables", "backends"},
     "rewrites": {"errors", "layers", "variables", "plan"},
-    "rehearsal": {"layers", "plan"},
+    "rehearsal": {"backends", "layers", "plan"},
     "recompute": {"errors", "layers", "plan", "rehearsal"},
     "structure": {"errors", "geometry", "graph", "layers", "variables"},
     "zoo": {"errors", "layers", "net", "numpy"},

@@ -114,13 +114,20 @@ def peak(run):
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-        dagnn.set_num_threads(None)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """As many as there are cores again, after a test of one."""
+    yield
+    dagnn.set_num_threads(None)
 
 
 @pytest.mark.parametrize("kind", ["plain", "norm", "residual", "dropout"])
 @pytest.mark.parametrize("share", [1.0, 1.3, 2.0])
 def test_the_budget_is_kept(kind, share):
     net = deep(kind)
+    dagnn.set_num_threads(1)  # each would need memory of its own
     most = peak(lambda: net.eval(INPUTS, {"objective": 1}))
     plain = results(net, INPUTS, {"objective": 1})
     net.reset()

@@ -367,3 +367,65 @@ def test_what_is_kept_of_filters_is_for_so_many_groups(depth):
         x = np.ones((2, groups * depth, 20, 20), np.float32)
         plain = net.backend.conv(x, filters, biases, pad=1)
         np.testing.assert_allclose(net.eval({"x": x})["y"], plain, rtol=1e-5, atol=1e-5)
+
+
+def inception(aside=False):
+    """Two convolutions that are concatenated, and one of them read elsewhere too."""
+    net = dagnn.DagNN()
+    net.add_layer("a", dagnn.Conv((20, 6, 1, 1)), "x", "a")
+    net.add_layer("ra", dagnn.ReLU(), "a", "ra")
+    net.add_layer("b", dagnn.Conv((24, 6, 3, 3), pad=1), "x", "b")
+    net.add_layer("join", dagnn.Concat(), ["ra", "b"], "y")
+    if aside:
+        net.add_layer("c", dagnn.Conv((5, 24, 1, 1)), "b", "c")
+    net.init_params(0)
+    return net
+
+
+@pytest.mark.parametrize("mode", ["train", "test"])
+@pytest.mark.parametrize("keep", [(), ("b",), ("ra", "b"), ("a",)])
+@pytest.mark.parametrize("aside", [False, True])
+def test_convolutions_write_into_their_concatenation(mode, keep, aside):
+    x = np.random.default_rng(0).standard_normal((3, 6, 20, 20)).astype(np.float32)
+    net, plain = inception(aside), inception(aside)
+    plain.conserve_memory = False
+    for each in (net, plain):
+        each.mode = mode
+    for _ in range(2):
+        out, expected = net.eval({"x": x}, keep=keep), plain.eval({"x": x})
+        for name in (*out, *keep):
+            np.testing.assert_array_equal(net.vars[name].value, plain.vars[name].value)
+        kept = {name: net.vars[name].value.copy() for name in (*out, *keep)}
+        arrays = {name: net.vars[name].value for name in kept}
+        net.eval({"x": 2 * x}, keep=keep)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, kept[name])
+        seeds = {name: np.ones_like(value) for name, value in expected.items()}
+        net.eval({"x": x}, seeds, ders=["x"])
+        plain.eval({"x": x}, seeds)
+        np.testing.assert_array_equal(net.vars["x"].der, plain.vars["x"].der)
+        for name, param in net.params.items():
+            np.testing.assert_array_equal(param.der, plain.params[name].der)
+
+
+def test_an_output_lies_where_it_is_concatenated():
+    net = inception()
+    x = np.ones((3, 6, 20, 20), np.float32)
+    seen = []
+
+    def watch(xs, axis, *, out=None):
+        seen.append([x.base is not None and out is not None and np.shares_memory(x, out) for x in xs])
+        return type(net.backend).concat(net.backend, xs, axis, out=out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(net.backend, "concat", watch, raising=False)
+        net.eval({"x": x})
+        net.eval({"x": x}, keep=["b"])
+    assert seen == [[True, True], [True, False]], "what is kept would keep the other's memory too"
+
+
+def test_maps_that_do_not_fit_together_are_named_where_they_are_concatenated():
+    net = inception()
+    net.replace_layer("b", dagnn.Conv((24, 6, 3, 3)))
+    with pytest.raises(ShapeError, match="Concat 'join'"):
+        net.eval({"x": np.ones((1, 6, 20, 20), np.float32)})

@@ -27,7 +27,7 @@ class Concat(Layer):
     def forward(self, ctx, inputs, params):
         self.output_shapes([x.shape for x in inputs])
         ctx.save(*(x.shape[self.axis] for x in inputs))
-        return [ctx.backend.concat(inputs, self.axis)]
+        return [ctx.backend.concat(inputs, self.axis, **ctx.epilogue)]
 
     def backward(self, ctx, params, der_outputs):
         (dzdy,), der_inputs, start = der_outputs, [], 0

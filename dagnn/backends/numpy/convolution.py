@@ -134,20 +134,25 @@ def _prepared(w: Array, key: Any, make: Callable[[], Array]) -> Array:
 class Convolution(reference.Convolution):
     """Maps in channels-last memory, pieces of the work on threads, the epilogue while they are in cache."""
 
-    def conv(self, x, w, b=None, *, stride=1, pad=0, dilate=1, add=None, relu=None):
+    def conv(self, x, w, b=None, *, stride=1, pad=0, dilate=1, add=None, relu=None, out=None):
         if w is None:
-            return super().conv(x, w, b, stride=stride, pad=pad, dilate=dilate, add=add, relu=relu)
+            return super().conv(x, w, b, stride=stride, pad=pad, dilate=dilate, add=add, relu=relu, out=out)
         sizes = _sizes(x.shape, w.shape, stride, pad, dilate)
-        self._check_conv(x, w, b, add, sizes)
+        self._check_conv(x, w, b, add, sizes, out)
         epilogue = Epilogue(b, None if add is None else channels_last(add), relu)
+        place = None if out is None else channels_last(out)
         if _whole_map(sizes, x.shape):
             n, k, *_ = sizes.output
             y = empty((n, 1, 1, k), x.dtype)
             dense.conv(*dense.rows(x, w), y.reshape(n, k))
             epilogue.finish(y, np.s_[:, :, :])
         else:
-            y = _conv(channels_last(x), w, sizes, epilogue)
-        return channels_second(y)
+            y = _conv(channels_last(x), w, sizes, epilogue, out=place)
+        if place is None:
+            return channels_second(y)
+        if y is not place:
+            place[...] = y
+        return out
 
     def conv_dzdx(self, dzdy, w, x_shape, *, stride=1, pad=0, dilate=1):
         if w is None:
@@ -198,13 +203,18 @@ class Convolution(reference.Convolution):
         return np.sum(sums or np.zeros((1, rows.shape[1])), axis=0, dtype=np.float64).astype(dzdy.dtype)
 
 
-def _conv(x: Array, w: Array, sizes: Sizes, epilogue: Epilogue, flipped: bool = False) -> Array:
-    """Channels-last maps of channels-last `x` and filters w, or w turned around to go back from dzdy to x."""
+def _conv(
+    x: Array, w: Array, sizes: Sizes, epilogue: Epilogue, flipped: bool = False, out: Array | None = None
+) -> Array:
+    """Channels-last maps of channels-last `x` and filters w, or w turned around to go back from dzdy to x.
+
+    They are `out` where it is given and its pixels lie one after the other.
+    """
     n, k, *maps = sizes.output
     kind = _choice(sizes, x.shape[3], x.dtype)
     if kind == "few":
         return taps.few_filters(x, _turned(w, sizes) if flipped else w, sizes, epilogue)
-    y = empty((n, *maps, k), x.dtype)
+    y = out if out is not None and _evenly(out) else empty((n, *maps, k), x.dtype)
     if kind == "depthwise":
         taps.depthwise(x, w, sizes, y, epilogue)
     elif kind == "patches":
@@ -218,6 +228,13 @@ def _conv(x: Array, w: Array, sizes: Sizes, epilogue: Epilogue, flipped: bool = 
             bank = _prepared(w, (kind, flipped, sizes.groups, filters.start), make_bank)
             winograd.conv(scheme, x[..., inputs], bank, sizes, y[..., outputs], epilogue.of_group(outputs))
     return y
+
+
+def _evenly(maps: Array) -> bool:
+    """Whether all pixels of channels-last maps are equally far apart: they can be rows of a matrix."""
+    _, height, width, _ = maps.shape
+    image, row, pixel, item = maps.strides
+    return item == maps.itemsize and row == width * pixel and image == height * row
 
 
 def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes) -> Array:

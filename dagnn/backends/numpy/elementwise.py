@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -165,23 +165,29 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
         _pass(work, total, *xs)
         return total
 
-    def concat(self, xs, axis):
-        if max((x.size for x in xs), default=0) <= SMALL:
+    def concat(self, xs, axis, *, out=None):
+        if out is None and max((x.size for x in xs), default=0) <= SMALL:
             return super().concat(xs, axis)
         check_concat(xs, axis)
-        shape = list(xs[0].shape)
-        shape[axis] = sum(x.shape[axis] for x in xs)
-        last = len(shape) == 4 and channels_last(xs[0]).flags.c_contiguous
-        if last:
-            shape.append(shape.pop(1))
-        y = memory.empty(shape, xs[0].dtype)
-        y = channels_second(y) if last else y
+        y = _joined(xs, axis) if out is None else out
         start = 0
         for x in xs:
             stop = start + x.shape[axis]
-            _pass(np.copyto, y[(slice(None),) * axis + (slice(start, stop),)], x)
+            part = y[(slice(None),) * axis + (slice(start, stop),)]
+            if part.ctypes.data != x.ctypes.data or part.strides != x.strides:  # it isn't there already
+                _pass(np.copyto, part, x)
             start = stop
         return y
+
+
+def _joined(xs: Sequence[Array], axis: int) -> Array:
+    """Memory for arrays joined along `axis`: channels-last if the first is."""
+    shape = list(xs[0].shape)
+    shape[axis] = sum(x.shape[axis] for x in xs)
+    if len(shape) == 4 and channels_last(xs[0]).flags.c_contiguous:
+        n, c, height, width = shape
+        return channels_second(memory.empty((n, height, width, c), xs[0].dtype))
+    return memory.empty(shape, xs[0].dtype)
 
 
 def _pass(work: Callable[..., Any], *arrays: Array) -> None:

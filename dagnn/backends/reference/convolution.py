@@ -86,6 +86,7 @@ class Convolution:
         dilate: int | Sequence[int] = 1,
         add: Array | None = None,
         relu: float | None = None,
+        out: Array | None = None,
     ) -> Array:
         """Cross-correlate maps with a bank of filters; optionally add a bias, another map, and rectify.
 
@@ -102,6 +103,7 @@ class Convolution:
         pad : in pixels, one number or (top, bottom, left, right).
         add : added to y before `relu`; it has the shape of y.
         relu : None, or the leak of a ReLU applied last (0 for a plain one).
+        out : where to put y, an array of its shape that shares no memory with the others; None: a new one.
 
         Returns y (N, K, H', W') with H' = floor((H + top + bottom - dilate (h - 1) - 1) / stride) + 1.
         Raises ShapeError, OptionError or DTypeError naming the numbers that disagree.
@@ -116,7 +118,7 @@ class Convolution:
                [23., 25.]])
         """
         xp, sizes = self.xp, conv_sizes(x.shape, None if w is None else w.shape, stride, pad, dilate)
-        self._check_conv(x, w, b, add, sizes)
+        self._check_conv(x, w, b, add, sizes, out)
         padded = self._padded(x, sizes.pad)
         if w is None:
             y = next(taps(padded, sizes))[2].copy()
@@ -132,7 +134,11 @@ class Convolution:
             y += b[:, None, None]
         if add is not None:
             y += add
-        return y if relu is None else self.relu(y, relu)
+        y = y if relu is None else self.relu(y, relu)
+        if out is None:
+            return y
+        out[...] = y
+        return out
 
     def conv_dzdx(
         self,
@@ -314,11 +320,14 @@ class Convolution:
         return padded
 
     @staticmethod
-    def _check_conv(x: Array, w: Array | None, b: Array | None, add: Array | None, sizes: Sizes) -> None:
-        one_dtype(x=x, w=w, b=b, add=add)
+    def _check_conv(
+        x: Array, w: Array | None, b: Array | None, add: Array | None, sizes: Sizes, out: Array | None
+    ) -> None:
+        one_dtype(x=x, w=w, b=b, add=add, out=out)
         check_biases(b, sizes.output[1])
-        if add is not None:
-            same_shape("add", add, sizes.output)
+        for name, array in (("add", add), ("out", out)):
+            if array is not None:
+                same_shape(name, array, sizes.output)
 
     @staticmethod
     def _transposed(

@@ -34,10 +34,11 @@ class Elementwise:
             total += x
         return total if relu is None else self.relu(total, relu)
 
-    def concat(self, xs: Sequence[Array], axis: int) -> Array:
+    def concat(self, xs: Sequence[Array], axis: int, *, out: Array | None = None) -> Array:
         """Join arrays one after the other along `axis`, 0 to 3 for (N, C, H, W).
 
-        Raises ShapeError where the other axes differ, DTypeError where the types do, OptionError where
+        `out` is where to put the result; parts of it may be among xs already, in their places. None: a new
+        array. Raises ShapeError where the other axes differ, DTypeError where the types do, OptionError where
         there is no such axis. MatConvNet's vl_nnconcat along dimension 1, 2, 3, 4 is axis 2, 3, 1, 0.
 
         >>> import numpy as np
@@ -46,7 +47,14 @@ class Elementwise:
         (2, 8, 4, 4)
         """
         check_concat(xs, axis)
-        return self.xp.concatenate(xs, axis=axis)
+        if out is None:
+            return self.xp.concatenate(xs, axis=axis)
+        start = 0
+        for x in xs:
+            stop = start + x.shape[axis]
+            out[(slice(None),) * axis + (slice(start, stop),)] = x
+            start = stop
+        return out
 
     def sum_to(self, x: Array, shape: Sequence[int]) -> Array:
         """Undo broadcasting: x summed over the axes along which an array of `shape` was stretched.
