@@ -16,7 +16,7 @@ from .geometry import Shape
 from .layers.layer import Context, ParamSpec
 from .plan import Arrays, Form, Plan, Request, Step, make_plan, owner, shape_and_type
 from .recompute import Replay, as_bytes, within
-from .rewrites import apart, fuse
+from .rewrites import apart, fuse, outdated
 from .structure import Names, Structure
 from .variables import RELEASED, Param
 
@@ -182,7 +182,7 @@ class DagNN(Structure):
 
     def _plan(self, request: Request) -> Plan:
         plan = self._cache.get(request)
-        if plan is None or plan.outdated:
+        if plan is None or outdated(plan):
             wires, net_graph = self._wires(), self._graph()
             if len(self._cache) > MOST_PLANS:
                 self._cache.pop(next(key for key in self._cache if isinstance(key, Request)))

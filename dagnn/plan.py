@@ -114,14 +114,6 @@ class Fused:
             options["relu"] = self.relu
         return options
 
-    @property
-    def outdated(self) -> bool:
-        """Whether the options of the ReLU, which a layer's owner may change, are others by now."""
-        if self.relu is None:
-            return False
-        layer: Any = self.plain[-1].layer
-        return layer.leak != self.relu or layer.backprop != "relu"
-
 
 @dataclass(frozen=True)
 class Place:
@@ -170,11 +162,6 @@ class Plan:
     released: tuple[str, ...]  # computed, but not kept
     params: tuple[Param, ...]
     segments: Mapping[str, Segment] = field(default_factory=dict)
-
-    @property
-    def outdated(self) -> bool:
-        """Whether layers don't have the options any more with which their steps were fused."""
-        return any(step.fused is not None and step.fused.outdated for step in self.steps)
 
     def forward(
         self, values: Arrays, context: Callable[[Step], Context]

@@ -47,6 +47,16 @@ def fuse(plan: Plan, request: Request, folds: Folds, constant: Callable[[Any], A
     return replace(plan, steps=steps, backward_steps=tuple(step for step in reversed(steps) if step.carries))
 
 
+def outdated(plan: Plan) -> bool:
+    """Whether the options of a ReLU, which its owner may change, are others than when it was fused."""
+    for step in plan.steps:
+        if step.fused is not None and step.fused.relu is not None:
+            layer = step.fused.plain[-1].layer
+            if isinstance(layer, ReLU) and (layer.leak != step.fused.relu or layer.backprop != "relu"):
+                return True
+    return False
+
+
 class _Search:
     """Finds chains of steps that one kernel can do."""
 
