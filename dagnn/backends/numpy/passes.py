@@ -11,8 +11,8 @@ from ..reference.checks import Array
 from . import memory
 from .threads import each
 
-PIECE = 1 << 15
-"""Elements of a piece: a few of them, in single precision, fit into the cache of a core."""
+PIECE = 1 << 17
+"""Elements of a piece: of shorter ones, what threads wait for the interpreter costs more than cache saves."""
 
 
 def like(x: Array, dtype: Any = None) -> Array:

@@ -13,7 +13,7 @@ from .passes import in_pieces
 from .threads import each
 from .tiles import channels_last, channels_second
 
-PIECE = 1 << 17
+PIECE = 1 << 18
 """Elements of a piece: shorter steps would have threads wait for the interpreter's lock more than compute."""
 WIDE = (1 << 12) + 1
 """The least elements of a row: NumPy copies what it broadcasts to rows of half its buffer and shorter."""
