@@ -192,6 +192,10 @@ def test_derivatives_below_bnorm_in_test_mode_by_finite_differences(case):
     assert checked >= 5
 
 
+def agree(a, b):
+    return a is b is None or np.allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_the_dagnn_computes_the_same(case):
     simple = build(case)
@@ -206,9 +210,10 @@ def test_the_dagnn_computes_the_same(case):
         inputs["label"] = simple.layers[-1]["class"]
     net.eval(inputs, {f"x{len(simple.layers)}": case["dzdy"]})
     for i, entry in enumerate(res):
-        assert np.array_equal(net.vars[f"x{i}"].value, entry.x)
-        assert np.array_equal(net.vars[f"x{i}"].der, entry.dzdx)
+        # Up to rounding: a DagNN keeps its filters in the order in which its kernels read them.
+        assert agree(net.vars[f"x{i}"].value, entry.x)
+        assert agree(net.vars[f"x{i}"].der, entry.dzdx)
         names = net.layers[simple.layers[i]["name"]].params if i < len(simple.layers) else []
         for name, der in zip(names, entry.dzdw, strict=False):
             ours = net.params[name].der
-            assert ours is der is None or np.array_equal(ours, der)
+            assert ours is der is None or agree(ours, der)
