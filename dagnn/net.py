@@ -151,6 +151,7 @@ class DagNN(Structure):
             contexts, forms = plan.forward(values, context)
             self._keep_values(plan, values)
             if der_outputs:
+                self._forget_ders()
                 seeds = {name: self._seed(name, der, forms) for name, der in der_outputs.items()}
                 useful = {name: seeds[name] for name in seeds if name in plan.seeds}
                 self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms, before))
@@ -202,9 +203,7 @@ class DagNN(Structure):
 
     def _within(self, budget: int, plan: Plan, values: Arrays) -> Plan:
         """The plan rewritten for a budget; one made for inputs at least as large will do."""
-        if not self.accumulate_param_ders:
-            for param in self._params.values():
-                param.der = None
+        self._forget_ders()
         known: list[Any] = self._cache.setdefault("budgets", [])
         forms = {name: (value.shape, value.dtype) for name, value in values.items()}
         for source, most, its_forms, made in known:
@@ -214,6 +213,12 @@ class DagNN(Structure):
         known[MOST_PLANS:] = []
         known.insert(0, (plan, budget, forms, made))
         return made
+
+    def _forget_ders(self) -> None:
+        """Let go of the parameters' derivatives that new ones replace, before there are both."""
+        if not self.accumulate_param_ders:
+            for param in self._params.values():
+                param.der = None
 
     def _context(self, step: Step) -> Context:
         return Context(
