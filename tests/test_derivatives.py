@@ -133,7 +133,8 @@ def check(net, seed, cut=None):
     for name, der in results[True].items():
         other = results[False][name]
         assert (der is None) == (other is None), name
-        assert der is None or np.array_equal(der, other), name
+        # A fused step may give its derivatives in another order, of which sums round differently.
+        assert der is None or np.abs(der - other).max() <= 1e-13 * max(1, np.abs(other).max()), name
 
     for name, der in results[True].items():
         base = inputs[name] if name in inputs else net.params[name].value
