@@ -1,8 +1,8 @@
 """What the benchmarks measure with, on small things; peers that are missing are skipped."""
 
 import doctest
-import mmap
 import json
+import mmap
 import os
 import subprocess
 import sys
