@@ -80,7 +80,6 @@ def conv_dzdx(dzdy: Array, bank: Array, sizes: Sizes, dzdx: Array) -> None:
 
     `bank` is (groups, K/groups, h w C/groups).
     """
-
     groups, k, _ = bank.shape
     taps = np.ascontiguousarray(bank.reshape(groups, k, prod(sizes.window), -1).transpose(2, 0, 1, 3))
 

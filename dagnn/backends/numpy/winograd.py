@@ -136,14 +136,17 @@ def conv(plan: Scheme, x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: 
         transform(tile, seen)
         complete(tile, np.matmul(seen, bank, out=_maps(plan.points, seen.shape[1], k, x.dtype)))
 
+    def staged(count: int, parts: list[tuple[Tile, slice]]) -> None:
+        seen, products = (_maps(plan.points, count, channels, x.dtype) for channels in (c, k))
+        each(lambda part: transform(part[0], seen[:, part[1]]), parts)
+        each(lambda p: np.matmul(seen[p], bank[p], out=products[p]), range(plan.points))
+        each(lambda part: complete(part[0], products[:, part[1]]), parts)
+
     if not _staged(plan, sizes, c, k, x.dtype):
         each(fused, _tiles(plan, sizes, c + k, x.dtype))
         return
     for count, parts in _groups(plan, sizes, c + k, x.dtype):
-        seen, products = (_maps(plan.points, count, channels, x.dtype) for channels in (c, k))
-        each(lambda part: transform(part[0], seen[:, part[1]]), parts)  # noqa: B023
-        each(lambda p: np.matmul(seen[p], bank[p], out=products[p]), range(plan.points))  # noqa: B023
-        each(lambda part: complete(part[0], products[:, part[1]]), parts)  # noqa: B023
+        staged(count, parts)
 
 
 def conv_dzdw(plan: Scheme, dzdy: Array, x: Array, sizes: Sizes) -> Array:
@@ -164,24 +167,23 @@ def conv_dzdw(plan: Scheme, dzdy: Array, x: Array, sizes: Sizes) -> Array:
                 own += part
         return own
 
+    def staged(count: int, parts: list[tuple[Tile, slice]]) -> Array:
+        total = _maps(plan.points, k, c, x.dtype)
+        seen, ders = (_maps(plan.points, count, channels, x.dtype) for channels in (c, k))
+        each(lambda part: transform(part[0], seen[:, part[1]], ders[:, part[1]]), parts)
+        each(lambda p: np.matmul(ders[p].T, seen[p], out=total[p]), range(plan.points))
+        return total
+
     if not _staged(plan, sizes, c, k, x.dtype):
         total, *others = each(fused, share(_tiles(plan, sizes, c + k, x.dtype)))
         for other in others:
             total += other
         return _to_filters(plan, total)
-    total = _maps(plan.points, k, c, x.dtype)
-    for number, (count, parts) in enumerate(_groups(plan, sizes, c + k, x.dtype)):
-        seen, ders = (_maps(plan.points, count, channels, x.dtype) for channels in (c, k))
-        each(lambda part: transform(part[0], seen[:, part[1]], ders[:, part[1]]), parts)  # noqa: B023
-        if number:
-            each(lambda p: _add(np.matmul(ders[p].T, seen[p]), total[p]), range(plan.points))  # noqa: B023
-        else:
-            each(lambda p: np.matmul(ders[p].T, seen[p], out=total[p]), range(plan.points))  # noqa: B023
+    first, *groups = _groups(plan, sizes, c + k, x.dtype)
+    total = staged(*first)
+    for group in groups:
+        total += staged(*group)
     return _to_filters(plan, total)
-
-
-def _add(part: Array, total: Array) -> None:
-    total += part
 
 
 def _to_filters(plan: Scheme, total: Array) -> Array:
