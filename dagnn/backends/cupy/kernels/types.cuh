@@ -1,0 +1,40 @@
+// What all kernels share. REAL is the type of the data, ACC that of sums of them, INDEX what counts elements.
+// The 16-bit types are here so that no header is needed; their sums are made in float.
+
+struct float16 {
+    unsigned short bits;
+    __device__ float16() = default;
+    __device__ float16(float value) {
+#ifdef __CUDACC_RTC__
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
+        bits = half_bits(value);
+#endif
+    }
+    __device__ operator float() const {
+#ifdef __CUDACC_RTC__
+        float value;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+        return value;
+#else
+        return half_value(bits);
+#endif
+    }
+};
+
+struct bfloat16 {
+    unsigned short bits;
+    __device__ bfloat16() = default;
+    __device__ bfloat16(float value) {
+        unsigned int word = __float_as_uint(value);
+        bool nan = (word & 0x7fffffffu) > 0x7f800000u;
+        // To the nearest, halves to even; a nan keeps its sign and stays one.
+        bits = nan ? (word >> 16) | 0x40u : (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
+    }
+    __device__ operator float() const { return __uint_as_float((unsigned int)bits << 16); }
+};
+
+// All elements of this thread: thread after thread, then the whole grid further.
+#define EACH(i, count)                                                            \
+    for (INDEX i = (INDEX)blockIdx.x * blockDim.x + threadIdx.x; i < (count);     \
+         i += (INDEX)gridDim.x * blockDim.x)

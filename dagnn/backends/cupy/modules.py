@@ -1,0 +1,80 @@
+"""The CUDA sources in `kernels/`, compiled once per floating type and launched on the current stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SOURCES = Path(__file__).with_name("kernels")
+THREADS = 256  # of a block, where a kernel doesn't say
+MOST_BLOCKS = 1 << 20  # threads then do more than one element
+REALS = {"float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16"}
+LARGE = 1 << 31  # elements, from which on 32 bits don't count them
+
+
+def source(name: str) -> str:
+    """The text of kernels/NAME.cu, with the types that all kernels share in front."""
+    return "\n".join((SOURCES / part).read_text("utf-8") for part in ("types.cuh", f"{name}.cu"))
+
+
+def options(dtype: str, index: str) -> tuple[str, ...]:
+    """What the compiler is told: the type of the data, of their sums, and of what counts elements."""
+    acc = "double" if dtype == "float64" else "float"
+    return ("-std=c++17", f"-DREAL={REALS[dtype]}", f"-DACC={acc}", f"-DINDEX={index}")
+
+
+class Kernels:
+    """Compiles and launches the kernels, with `cupy` as the array module.
+
+    Arguments of a kernel become what its signature says by one rule: an array its pointer, None a null
+    pointer, an int an INDEX, a float an ACC, and a NumPy number itself.
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+        self._functions: dict[tuple[str, str, str, str], Any] = {}
+        self._modules: dict[tuple[str, str, str], Any] = {}
+
+    def each(self, file: str, name: str, dtype: Any, count: int, *args: Any) -> None:
+        """Launch a kernel in which every thread does elements, of which there are `count`, the first argument.
+
+        Nothing is launched for no elements.
+        """
+        if count:
+            blocks = min(-(-count // THREADS), MOST_BLOCKS)
+            self.blocks(file, name, dtype, (blocks,), (THREADS,), count, *args)
+
+    def blocks(
+        self, file: str, name: str, dtype: Any, grid: Sequence[int], block: Sequence[int], *args: Any
+    ) -> None:
+        """Launch a kernel on a grid of blocks of threads."""
+        name_of_type = np.dtype(dtype).name
+        sizes = [arg if isinstance(arg, int) else getattr(arg, "size", 0) for arg in args]
+        index, acc = "int", np.float64 if name_of_type == "float64" else np.float32
+        if max(sizes, default=0) >= LARGE:
+            index = "long long"
+        count = np.int32 if index == "int" else np.int64
+
+        def native(arg: Any) -> Any:
+            if arg is None:
+                return np.uint64(0)
+            if isinstance(arg, bool | int) and not isinstance(arg, np.generic):
+                return count(arg)
+            return acc(arg) if isinstance(arg, float) and not isinstance(arg, np.generic) else arg
+
+        self._function(file, name, name_of_type, index)(tuple(grid), tuple(block), tuple(map(native, args)))
+
+    def _function(self, file: str, name: str, dtype: str, index: str) -> Any:
+        key = file, name, dtype, index
+        if key not in self._functions:
+            self._functions[key] = self._module(file, dtype, index).get_function(name)
+        return self._functions[key]
+
+    def _module(self, file: str, dtype: str, index: str) -> Any:
+        key = file, dtype, index
+        if key not in self._modules:
+            self._modules[key] = self._cupy.RawModule(code=source(file), options=options(dtype, index))
+        return self._modules[key]
