@@ -62,6 +62,10 @@ class MemoryBudgetError(DagnnError, MemoryError):
     """An evaluation can't be done within its memory budget; the message says what it needs."""
 
 
+class OutOfMemoryError(DagnnError, MemoryError):
+    """There was no memory for an array; the message says for what, how much is in use, and what helps."""
+
+
 class PlaceholderError(DagnnError):
     """Evaluation reached a layer whose class is not known."""
 
@@ -94,6 +98,12 @@ class UnknownFieldWarning(UserWarning):
     """A file says something about a layer that has no meaning here; it was left out."""
 
 
+REMEDIES = (
+    "What helps: smaller batches (in training num_sub_batches), eval(..., memory_budget=...), "
+    "mode 'test' where nothing is trained, net.backend.release_idle()"
+)
+
+
 def missing_package(what: str, package: str, extra: str) -> MissingPackageError:
     """The error for `what` needs an optional `package`, with the command that installs it.
 
@@ -101,6 +111,21 @@ def missing_package(what: str, package: str, extra: str) -> MissingPackageError:
     a picture of the curves needs matplotlib: pip install 'dagnn[plots]'
     """
     return MissingPackageError(f"{what} needs {package}: pip install 'dagnn[{extra}]'")
+
+
+def out_of_memory(error: MemoryError, use: object) -> OutOfMemoryError:
+    """The error for want of memory, of which `use` says how much is in use; notes of `error` say where.
+
+    >>> error = MemoryError("Unable to allocate 8.00 GiB")
+    >>> error.add_note("In layer Conv 'conv1'.")
+    >>> print(out_of_memory(error, "7 GB in use"))
+    Not enough memory: Unable to allocate 8.00 GiB; 7 GB in use. What helps: ...
+    In layer Conv 'conv1'.
+    """
+    message = str(error).rstrip(".") or "an allocation failed"
+    return OutOfMemoryError(
+        "\n".join([f"Not enough memory: {message}; {use}. {REMEDIES}", *getattr(error, "__notes__", ())])
+    )
 
 
 def unknown_name(kind: str, name: object, names: Iterable[str]) -> UnknownNameError:

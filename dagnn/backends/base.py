@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -16,8 +16,9 @@ from .reference.losses import Losses
 from .reference.normalisation import Normalisation
 from .reference.pooling import Pooling
 from .reference.sampling import Sampling
+from .services import MemoryUse, Ready
 
-__all__ = ["Array", "Backend"]
+__all__ = ["Array", "Backend", "MemoryUse"]
 
 
 class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses, Elementwise):
@@ -97,6 +98,25 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
 
         >>> Backend().release_idle()
         """
+
+    def memory_use(self) -> MemoryUse:
+        """How much memory the arrays of this backend take, as far as it counts them (here: not at all).
+
+        >>> print(Backend().memory_use())
+        0.0 MB in use, 0.0 MB held
+        """
+        return MemoryUse(0, 0)
+
+    def prefetcher(self) -> Callable[[Mapping[str, Any]], Ready]:
+        """A function that begins to bring arrays here, and returns one that gives them, here.
+
+        The first may be called on another thread, the second where the arrays are wanted. Here nothing
+        needs bringing.
+
+        >>> Backend().prefetcher()({"label": [3]})()
+        {'label': [3]}
+        """
+        return lambda arrays: lambda: arrays
 
     def constant(self, value: Array) -> Array:
         """`value`, which the caller will never change: kernels may keep with it what they make of it.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..base import Backend
+from ..base import Backend, MemoryUse
 from . import memory, threads
 from .convolution import Constant, Convolution, filters
 from .elementwise import Elementwise
@@ -32,6 +32,9 @@ class NumPyBackend(Convolution, Pooling, Normalisation, Elementwise, Backend):
 
     def release_idle(self):
         memory.pool.clear()
+
+    def memory_use(self):
+        return MemoryUse(memory.pool.used, memory.pool.held)
 
     def constant(self, value):
         return value.view(Constant)

@@ -114,6 +114,13 @@ class Pool:
             self._most_in_use = self._in_use
 
     @property
+    def used(self) -> int:
+        """Bytes of the blocks that arrays lie over."""
+        with self._lock:
+            self._take_back()
+            return self._in_use
+
+    @property
     def held(self) -> int:
         """Bytes in use and idle."""
         with self._lock:

@@ -1,0 +1,40 @@
+"""What the services of backends speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Ready = Callable[[], Mapping[str, Any]]
+"""Gives arrays that were on their way, by name."""
+
+
+class MemoryUse(NamedTuple):
+    """Bytes that arrays take (`used`), that are held for them, used or idle (`held`), and of what.
+
+    `held` shrinks only by `release_idle`, or where memory is short: it is nearly the most that was ever used.
+    `device` names the place, "" for the memory of the machine, `total` is its size and `free` what nobody
+    holds there, other programs included; `limit` is the most that may be held. None: not known, or none.
+
+    >>> print(MemoryUse(3 << 30, 4 << 30, "device 0", 141 << 30, 130 << 30))
+    3,221.2 MB in use, 4,295.0 MB held, 139,586.4 MB of the 151,397.6 MB of device 0 free
+    """
+
+    used: int
+    held: int
+    device: str = ""
+    total: int | None = None
+    free: int | None = None
+    limit: int | None = None
+
+    def __str__(self) -> str:
+        text = f"{_mb(self.used)} in use, {_mb(self.held)} held"
+        if self.limit is not None:
+            text += f", {_mb(self.limit)} allowed"
+        if self.total is not None and self.free is not None:
+            text += f", {_mb(self.free)} of the {_mb(self.total)} of {self.device} free"
+        return text
+
+
+def _mb(n: int) -> str:
+    return f"{n / 1e6:,.1f} MB"
