@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import backends
-from .errors import DTypeError, GraphError, OptionError, ShapeError, shorten
+from .errors import DagnnError, DTypeError, GraphError, OptionError, ShapeError, out_of_memory, shorten
 from .geometry import Shape
 from .layers.layer import Context, ParamSpec
 from .plan import Arrays, Form, Plan, Request, Step, make_plan, owner, shape_and_type
@@ -21,7 +22,7 @@ from .structure import Names, Structure
 from .variables import RELEASED, Param
 
 if TYPE_CHECKING:
-    from .backends.base import Array
+    from .backends.base import Array, Backend
     from .profile import Profile
     from .simplenn import SimpleNN
 
@@ -43,8 +44,13 @@ class DagNN(Structure):
     >>> net.vars["x"].der.shape, net.params["fc_filters"].der.shape
     ((2, 1, 8, 8), (10, 8, 8, 8))
 
+    Parameters
+    ----------
+    backend, options : what it runs on: "numpy", or "cupy" with options such as `device=1`; see `move`.
+
     Attributes
     ----------
+    backend : what it runs on.
     conserve_memory : let go of every array nobody needs any more (default True).
     accumulate_param_ders : add parameter derivatives to those already there (default False).
     parameter_server : an object whose `push(name, der)` takes the parameter derivatives instead of `der`.
@@ -54,9 +60,9 @@ class DagNN(Structure):
     state : per layer, what survives evaluations (a loss's average, a frozen dropout mask).
     """
 
-    def __init__(self, backend: str = "numpy") -> None:
+    def __init__(self, backend: str | Backend = "numpy", **options: Any) -> None:
         super().__init__()
-        self.backend = backends.get(backend)
+        self.backend = backends.get(backend, **options)
         self._mode = "train"
         self._conserve_memory = True
         self.accumulate_param_ders = False
@@ -134,16 +140,17 @@ class DagNN(Structure):
         Raises
         ------
         MemoryBudgetError : not with this budget; the message says what is needed at least.
+        OutOfMemoryError : there was no memory for an array; the message says for what and what helps.
         """
         budget = None if memory_budget is None else as_bytes(memory_budget)
         request = self._request(inputs, der_outputs, outputs, keep, ders)
         plan = self._plan(request)
         self._check_params(plan)
-        values = {name: self.backend.asarray(value) for name, value in inputs.items()}
         self._clear_vars()
         self.evaluation += 1
         context, before = self._context, None
-        with self.backend.evaluation():
+        with self.backend.evaluation(), self._explained_shortage():
+            values = {name: self.backend.asarray(value) for name, value in inputs.items()}
             if budget is not None:
                 plan = self._within(budget, plan, values)
                 replay = Replay(plan, values, self._context, self.backend)
@@ -156,6 +163,15 @@ class DagNN(Structure):
                 useful = {name: seeds[name] for name in seeds if name in plan.seeds}
                 self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms, before))
         return {name: values[name] for name in plan.outputs}
+
+    @contextmanager
+    def _explained_shortage(self) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError as error:
+            if isinstance(error, DagnnError):
+                raise
+            raise out_of_memory(error, self.backend.memory_use()) from error
 
     def _request(
         self,
@@ -322,9 +338,19 @@ class DagNN(Structure):
             if param.value is not None:
                 param.value = param.value.astype(dtype)
 
-    def move(self, backend: str) -> None:
-        """Move parameters and state to `backend`, "numpy" or "cupy"; values and derivatives are forgotten."""
-        new, old = backends.get(backend), self.backend
+    def move(self, backend: str | Backend, **options: Any) -> None:
+        """Move parameters and state to `backend`; values and derivatives are forgotten.
+
+        `backend` is "numpy" or "cupy", with options such as `device=1, tf32=True` (see docs/gpu.md), or a
+        backend. A solver's state follows at its next step.
+
+        >>> import dagnn
+        >>> net = dagnn.DagNN()
+        >>> net.move("reference")
+        >>> net.backend
+        <Backend 'reference'>
+        """
+        new, old = backends.get(backend, **options), self.backend
 
         def moved(array: Any) -> Any:
             return new.asarray(old.to_numpy(array)) if old.owns(array) else array
@@ -362,7 +388,7 @@ class DagNN(Structure):
         return deploy(self)
 
     def _blank(self) -> Self:
-        net = type(self)(self.backend.name)
+        net = type(self)(self.backend)
         net._mode, net._conserve_memory = self._mode, self._conserve_memory
         net.accumulate_param_ders, net.hold_on = self.accumulate_param_ders, self.hold_on
         net.seed, net.evaluation = self.seed, self.evaluation

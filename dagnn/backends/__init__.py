@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 
@@ -22,15 +22,26 @@ def __getattr__(name: str) -> ModuleType:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-@cache
-def get(name: str) -> Backend:
-    """The backend of this name, always the same object.
+def get(name: str | Backend, **options: Any) -> Backend:
+    """The backend of this name with these options, always the same object; a backend itself as it is.
 
-    Raises OptionError for an unknown name, BackendError where it cannot run here (no CuPy, no device).
+    Raises OptionError for an unknown name or option, BackendError where it cannot run here (no CuPy, no
+    device).
 
     >>> get("numpy")
     <NumPyBackend 'numpy'>
     """
+    if not isinstance(name, str):
+        if options or not hasattr(name, "xp"):
+            raise OptionError(f"backend is one of {', '.join(NAMES)}. Received: {name!r}")
+        return name
+    return _made(name, **options)
+
+
+@cache
+def _made(name: str, **options: Any) -> Backend:
+    if options and name in ("numpy", "reference"):
+        raise OptionError(f"Backend {name!r} has no options. Received: {', '.join(options)}")
     if name == "numpy":
         from .numpy import backend
 
@@ -38,7 +49,7 @@ def get(name: str) -> Backend:
     if name == "cupy":
         from .cupy import CuPyBackend
 
-        return CuPyBackend()
+        return CuPyBackend(**options)
     if name == "reference":
         from .base import Backend
 

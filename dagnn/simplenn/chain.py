@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from .. import backends
-from ..backends.base import Array
+from ..backends.base import Array, Backend
 from ..errors import DagnnError, DTypeError, OptionError, ReleasedError, ShapeError
 from ..geometry import Shape
 from ..layers import DropOut
@@ -64,7 +64,7 @@ class SimpleNN:
     ----------
     layers : list of dicts.
     meta : free information about the net.
-    backend : as of a DagNN.
+    backend : what it runs on; with its options as of a DagNN.
     seed, evaluation : with a layer's name the key of its random numbers; `evaluation` counts.
     """
 
@@ -72,9 +72,10 @@ class SimpleNN:
         self,
         layers: Iterable[Mapping[str, Any]],
         meta: Mapping[str, Any] | None = None,
-        backend: str = "numpy",
+        backend: str | Backend = "numpy",
+        **options: Any,
     ) -> None:
-        self.backend = backends.get(backend)
+        self.backend = backends.get(backend, **options)
         self.layers: list[Link] = tidy(layers, self.backend)
         self.meta: dict[str, Any] = dict(meta or {})
         self.seed = 0
@@ -263,7 +264,7 @@ class SimpleNN:
         Layers that can't be evaluated become placeholders that keep their fields. `class` and training
         state are left behind; a convolution without filters becomes one with filters of ones, not trained.
         """
-        net = DagNN(self.backend.name)
+        net = DagNN(self.backend)
         net.meta, net.seed, net.evaluation = copy.deepcopy(self.meta), self.seed, self.evaluation
         for i, link in enumerate(self.layers):
             with _explained(i, link):
@@ -288,7 +289,7 @@ class SimpleNN:
         >>> dagnn.SimpleNN.from_dagnn(net).layers[0]["type"]
         'relu'
         """
-        return cls(chain(net), net.meta, net.backend.name)
+        return cls(chain(net), net.meta, net.backend)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SimpleNN:
@@ -357,9 +358,9 @@ class SimpleNN:
 
         return table(self, input_shape, batch_size, columns)
 
-    def move(self, backend: str) -> None:
-        """Move the weights to `backend`, "numpy" or "cupy"."""
-        new, old = backends.get(backend), self.backend
+    def move(self, backend: str | Backend, **options: Any) -> None:
+        """Move the weights to `backend`, "numpy" or "cupy" with its options; see `DagNN.move`."""
+        new, old = backends.get(backend, **options), self.backend
         for link in self.layers:
             link["weights"] = [None if w is None else new.asarray(old.to_numpy(w)) for w in link["weights"]]
         self.backend = new
