@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import backends
+from .dtypes import floating, is_floating
 from .errors import DagnnError, DTypeError, GraphError, OptionError, ShapeError, out_of_memory, shorten
 from .geometry import Shape
 from .layers.layer import Context, ParamSpec
@@ -250,20 +251,20 @@ class DagNN(Structure):
         """The derivative given for variable `name`, as an array of its shape and of the net's type."""
         shape, own = forms[name]
         kinds = (own, *(dtype for _, dtype in forms.values()))
-        floating = next((dtype for dtype in kinds if dtype.kind == "f"), self.dtype)
+        wanted = next((dtype for dtype in kinds if is_floating(dtype)), self.dtype)
         array = self.backend.asarray(der)
-        if array.dtype.kind not in "biuf":
+        if not is_floating(array.dtype) and array.dtype.kind not in "biu":
             raise OptionError(f"der_outputs[{name!r}] is an array of numbers. Received: {der!r}")
         if array.ndim == 0 and np.prod(shape) == 1:
             array = array.reshape(shape)
-        elif hasattr(der, "dtype") and array.dtype.kind == "f" and floating not in (None, array.dtype):
-            raise DTypeError(f"der_outputs[{name!r}] is {array.dtype}, the net computes in {floating}")
+        elif hasattr(der, "dtype") and is_floating(array.dtype) and wanted not in (None, array.dtype):
+            raise DTypeError(f"der_outputs[{name!r}] is {array.dtype}, the net computes in {wanted}")
         if array.shape != shape:
             raise ShapeError(
                 f"der_outputs[{name!r}] must have the variable's shape {shape}. "
                 f"Received: {shape_and_type(array)}"
             )
-        return array.astype(floating or array.dtype, copy=False)
+        return array.astype(wanted or array.dtype, copy=False)
 
     def _check_params(self, plan: Plan) -> None:
         """All parameters have values, of one type."""
@@ -316,8 +317,11 @@ class DagNN(Structure):
     # ---- parameters
 
     def init_params(self, seed: Any = 0, dtype: Any = np.float32) -> None:
-        """Fresh values for all parameters: `seed` is a number or a NumPy generator, `dtype` their type."""
-        _check_floating(dtype)
+        """Fresh values for all parameters: `seed` is a number or a NumPy generator.
+
+        `dtype` is their floating type, also "float16" or "bfloat16" (which needs the package `ml_dtypes`).
+        """
+        dtype = floating(dtype)
         rng = np.random.default_rng(seed)
         fresh: dict[str, np.ndarray] = {}
         for node in self._nodes.values():
@@ -333,7 +337,7 @@ class DagNN(Structure):
 
     def astype(self, dtype: Any) -> None:
         """Convert all parameters to the floating type `dtype`."""
-        _check_floating(dtype)
+        dtype = floating(dtype)
         for param in self._params.values():
             if param.value is not None:
                 param.value = param.value.astype(dtype)
@@ -458,11 +462,6 @@ def _at_most(forms: Mapping[str, Form], others: Mapping[str, Form]) -> bool:
         and all(n <= most for n, most in zip(shape, others[name][0], strict=True))
         for name, (shape, dtype) in forms.items()
     )
-
-
-def _check_floating(dtype: Any) -> None:
-    if np.dtype(dtype).kind != "f":
-        raise OptionError(f"dtype must be a floating type such as 'float32'. Received: {dtype!r}")
 
 
 def _apart(der: Any, owners: set[int]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from zlib import crc32
 
 from . import graph
+from .dtypes import is_floating
 from .errors import BackendError, DagnnError, DTypeError, GraphError, PlaceholderError, ShapeError
 from .graph import Graph, Wire
 from .layers.layer import Context, Layer
@@ -323,7 +324,7 @@ class _Sums(dict[str, Any]):
         elif name in self._own:
             self[name] += der
         else:
-            alike = der.dtype.kind == "f" and der.dtype == before.dtype
+            alike = is_floating(der.dtype) and der.dtype == before.dtype
             self[name] = backend.sum([before, der]) if alike else before + der
             self._own.add(name)
 
@@ -430,9 +431,9 @@ def _checked(value: Any, ctx: Context, inputs: Sequence[Any], params: Sequence[A
             f"the output is a {type(value).__name__}, not an array of backend {ctx.backend.name!r}"
         )
     value = ctx.backend.asarray(value)
-    if value.dtype.kind == "f":
+    if is_floating(value.dtype):
         for what, array in (("input is", inputs[:1]), ("parameters are", params[:1])):
-            if array and array[0].dtype.kind == "f" and array[0].dtype != value.dtype:
+            if array and is_floating(array[0].dtype) and array[0].dtype != value.dtype:
                 raise DTypeError(f"the output is {value.dtype}, the {what} {array[0].dtype}: keep one type")
     return value
 
@@ -451,7 +452,7 @@ def _fitting(der: Any, shape: tuple[int, ...], dtype: Any, name: str) -> Any:
         raise ShapeError(
             f"backward gave {name!r}, of shape {shape}, a derivative of shape {getattr(der, 'shape', None)}"
         )
-    if dtype.kind == "f" and der.dtype != dtype:
+    if is_floating(dtype) and der.dtype != dtype:
         raise DTypeError(f"backward gave {name!r}, which is {dtype}, a derivative of type {der.dtype}")
     return der
 

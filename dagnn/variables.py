@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from .dtypes import is_floating
 from .errors import OptionError, ReleasedError, unknown_name
 from .graph import Wire
 from .layers.layer import Layer, ParamSpec
@@ -174,9 +175,9 @@ class Param:
     @value.setter
     def value(self, value: Any) -> None:
         if value is not None:
-            floating = getattr(getattr(value, "dtype", None), "kind", "") == "f"
+            floating = hasattr(value, "dtype") and is_floating(value.dtype)
             array = value.copy(order="K") if floating else np.array(value)
-            if array.dtype.kind not in "biuf":
+            if not floating and array.dtype.kind not in "biuf":
                 raise OptionError(f"Parameter {self.name!r} takes real numbers. Received: {array.dtype}")
             if not floating:
                 array = array.astype(np.float32 if self._value is None else self._value.dtype)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import layers as blocks
+from ..dtypes import is_half
 from ..errors import DagnnError, FileFormatError, OptionError
 from ..layers.layer import Layer
 from ..layers.placeholder import Placeholder
@@ -56,7 +57,9 @@ def read_param(role: str, value: Any) -> np.ndarray:
 
 
 def write_param(value: np.ndarray) -> np.ndarray:
-    """A parameter's array as MatConvNet expects it: vectors are columns."""
+    """A parameter's array as MatConvNet expects it: vectors are columns; MATLAB has no 16 bits."""
+    if is_half(value.dtype):
+        value = value.astype(np.float32)
     if value.ndim == 4:
         return to_matlab(value)
     return np.asfortranarray(value.reshape(len(value), -1) if value.ndim == 1 else value)

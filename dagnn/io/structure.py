@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dtypes import is_floating
 from ..errors import DagnnError, FileFormatError, OptionError, shorten
 from ..layers import BUILTIN, Custom, Placeholder
 from ..layers.layer import Layer
@@ -276,7 +277,7 @@ def _set_param(param: Param, entry: Any, read: ReadArray) -> None:
     param.weight_decay = _decode_as((int, float), weight_decay, label, read)
     if value is not None:
         array = _decode_as(np.ndarray, value, label, read)
-        if array.dtype.kind != "f":
+        if not is_floating(array.dtype):
             raise FileFormatError(f"{label} holds {array.dtype}; the value of a parameter is floating")
         param.value = array
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...dtypes import is_floating
 from ...errors import DTypeError, ShapeError
 
 Array = Any
@@ -22,7 +23,7 @@ def one_dtype(**arrays: Array | None) -> None:
     """
     given = {name: a.dtype for name, a in arrays.items() if a is not None}
     for name, dtype in given.items():
-        if dtype.kind not in "fV":  # V: bfloat16, an extension type
+        if not is_floating(dtype):
             raise DTypeError(f"{name} must be floating, got {dtype}")
     if len(set(given.values())) > 1:
         what = ", ".join(f"{name} is {dtype}" for name, dtype in given.items())
