@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -113,19 +114,23 @@ def missing_package(what: str, package: str, extra: str) -> MissingPackageError:
     return MissingPackageError(f"{what} needs {package}: pip install 'dagnn[{extra}]'")
 
 
-def out_of_memory(error: MemoryError, use: object) -> OutOfMemoryError:
-    """The error for want of memory, of which `use` says how much is in use; notes of `error` say where.
+@contextmanager
+def shortage_explained(memory_use: Callable[[], object]) -> Iterator[None]:
+    """Within it, a MemoryError becomes an OutOfMemoryError that says how much is in use, and what helps.
 
-    >>> error = MemoryError("Unable to allocate 8.00 GiB")
-    >>> error.add_note("In layer Conv 'conv1'.")
-    >>> print(out_of_memory(error, "7 GB in use"))
-    Not enough memory: Unable to allocate 8.00 GiB; 7 GB in use. What helps: ...
-    In layer Conv 'conv1'.
+    >>> with shortage_explained(lambda: "7 GB in use"):
+    ...     raise MemoryError("Unable to allocate 8.00 GiB")
+    Traceback (most recent call last):
+    dagnn.errors.OutOfMemoryError: Not enough memory: Unable to allocate 8.00 GiB; 7 GB in use. What ...
     """
-    message = str(error).rstrip(".") or "an allocation failed"
-    return OutOfMemoryError(
-        "\n".join([f"Not enough memory: {message}; {use}. {REMEDIES}", *getattr(error, "__notes__", ())])
-    )
+    try:
+        yield
+    except MemoryError as error:
+        if isinstance(error, DagnnError):
+            raise
+        what = f"{str(error).rstrip('.') or 'an allocation failed'}; {memory_use()}"
+        where = getattr(error, "__notes__", ())  # the layer, and what it had received
+        raise OutOfMemoryError("\n".join([f"Not enough memory: {what}. {REMEDIES}", *where])) from error
 
 
 def unknown_name(kind: str, name: object, names: Iterable[str]) -> UnknownNameError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +12,7 @@ import numpy as np
 
 from . import backends
 from .dtypes import floating, is_floating
-from .errors import DagnnError, DTypeError, GraphError, OptionError, ShapeError, out_of_memory, shorten
+from .errors import DTypeError, GraphError, OptionError, ShapeError, shortage_explained, shorten
 from .geometry import Shape
 from .layers.layer import Context, ParamSpec
 from .plan import Arrays, Form, Plan, Request, Step, make_plan, owner, shape_and_type
@@ -150,7 +149,7 @@ class DagNN(Structure):
         self._clear_vars()
         self.evaluation += 1
         context, before = self._context, None
-        with self.backend.evaluation(), self._explained_shortage():
+        with self.backend.evaluation(), shortage_explained(self.backend.memory_use):
             values = {name: self.backend.asarray(value) for name, value in inputs.items()}
             if budget is not None:
                 plan = self._within(budget, plan, values)
@@ -164,15 +163,6 @@ class DagNN(Structure):
                 useful = {name: seeds[name] for name in seeds if name in plan.seeds}
                 self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms, before))
         return {name: values[name] for name in plan.outputs}
-
-    @contextmanager
-    def _explained_shortage(self) -> Iterator[None]:
-        try:
-            yield
-        except MemoryError as error:
-            if isinstance(error, DagnnError):
-                raise
-            raise out_of_memory(error, self.backend.memory_use()) from error
 
     def _request(
         self,
@@ -346,7 +336,7 @@ class DagNN(Structure):
         """Move parameters and state to `backend`; values and derivatives are forgotten.
 
         `backend` is "numpy" or "cupy", with options such as `device=1, tf32=True` (see docs/gpu.md), or a
-        backend. A solver's state follows at its next step.
+        backend. A solver's state follows at its next step. OutOfMemoryError leaves everything where it was.
 
         >>> import dagnn
         >>> net = dagnn.DagNN()
@@ -359,16 +349,19 @@ class DagNN(Structure):
         def moved(array: Any) -> Any:
             return new.asarray(old.to_numpy(array)) if old.owns(array) else array
 
+        with shortage_explained(new.memory_use):
+            values = {name: moved(param._value) for name, param in self._params.items()}
+            states = {name: {k: moved(v) for k, v in state.items()} for name, state in self.state.items()}
         self._clear_vars()
         self._changed()
         self.backend = new
-        for param in self._params.values():
+        for name, param in self._params.items():
             param.der = None
             param._adopt = new.parameter
-            if param._value is not None:
-                param._own(moved(param._value))
-        for state in self.state.values():
-            state.update({key: moved(value) for key, value in state.items()})
+            if values[name] is not None:
+                param._own(values.pop(name))
+        for name, state in states.items():
+            self.state[name].update(state)
 
     # ---- copies, files, text
 
