@@ -12,6 +12,7 @@ from .reference.activation import Activation
 from .reference.checks import Array
 from .reference.convolution import Convolution
 from .reference.elementwise import Elementwise
+from .reference.half import in_single_precision
 from .reference.losses import Losses
 from .reference.normalisation import Normalisation
 from .reference.pooling import Pooling
@@ -21,12 +22,14 @@ from .services import MemoryUse, Ready
 __all__ = ["Array", "Backend", "MemoryUse"]
 
 
+@in_single_precision
 class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses, Elementwise):
     """The reference backend: readable kernels on NumPy arrays, the specification of all others.
 
     A subclass sets `name` and `xp` and overrides what it does better. It adds no public method and
     keeps every signature, so that a layer never needs to know which backend it runs on.
-    Kernels may return any memory layout, and never write into their arguments.
+    Kernels may return any memory layout, and never write into their arguments. On data of 16 bits (float16,
+    bfloat16) they compute in single precision, sums included, and round what they return.
 
     >>> import numpy as np
     >>> Backend().conv(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)))[0, 0]

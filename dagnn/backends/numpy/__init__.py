@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..base import Backend, MemoryUse
+from ..reference.half import in_single_precision
 from . import memory, threads
 from .convolution import Constant, Convolution, filters
 from .elementwise import Elementwise
@@ -18,6 +19,7 @@ from .normalisation import Normalisation
 from .pooling import Pooling
 
 
+@in_single_precision
 class NumPyBackend(Convolution, Pooling, Normalisation, Elementwise, Backend):
     """The reference backend with faster kernels wherever a net spends its time."""
 
