@@ -2,10 +2,12 @@
 
 import os
 
+import emulated as stand_in
 import pytest
 from hypothesis import HealthCheck, settings
 
 from dagnn.backends import NAMES, get
+from dagnn.backends.cupy import CuPyBackend
 from dagnn.errors import BackendError
 
 # How long an example takes is the machine's business; in CI the examples are always the same.
@@ -25,3 +27,18 @@ def backend(request):
         return get(request.param)
     except BackendError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def emulated():
+    """The CuPy backend on a CPU: its own Python code and kernels over a module that stands for CuPy."""
+    return emulate()
+
+
+def emulate():
+    """A CuPyBackend on the emulated CuPy; skips where there is no compiler."""
+    if why := stand_in.missing():
+        pytest.skip(why)
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in.installed(patch)
+        return CuPyBackend()
