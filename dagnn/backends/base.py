@@ -17,7 +17,7 @@ from .reference.losses import Losses
 from .reference.normalisation import Normalisation
 from .reference.pooling import Pooling
 from .reference.sampling import Sampling
-from .services import MemoryUse, Ready
+from .services import MemoryUse, Ready, Recorder
 
 __all__ = ["Array", "Backend", "MemoryUse"]
 
@@ -87,6 +87,13 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
         array([0., 2.])
         """
         return nullcontext()
+
+    def recorder(self) -> Recorder | None:
+        """A new recorder of work; None where work can't be recorded, as here.
+
+        >>> Backend().recorder()
+        """
+        return None
 
     def parameter(self, value: Any) -> Array:
         """`value` as an array of this backend, in the memory order in which its kernels read parameters.

@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 Ready = Callable[[], Mapping[str, Any]]
 """Gives arrays that were on their way, by name."""
+
+
+class Live(int):
+    """A key of `rng` that recorded work reads from `array` each time it is done again.
+
+    Outside of recorded work it is the number that it was made of.
+    """
+
+    array: Any
+
+    def set(self, number: int) -> None:
+        """Let recorded work see this `number` from now on."""
+        self.array.fill(number)
+
+
+class Recorder(Protocol):
+    """Records work on a device, to have it done again as one.
+
+    Work of one recorder uses the same memory by turns: nothing that one leaves is there after another.
+    """
+
+    def record(self, work: Callable[[], Any]) -> Callable[[], None]:
+        """What does again all that `work` has the device do, with the same arrays; until then nothing is done.
+
+        Numbers of the host are what they were; results are in the arrays that `work` kept. An error says
+        what can't be recorded.
+        """
+
+    def live(self, number: int) -> Live:
+        """`number`, as a key of `rng` that may change between what is done again."""
 
 
 class MemoryUse(NamedTuple):
