@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import backends
+from ..backends.base import Backend
+from ..backends.services import Ready
 from ..data import Batch, Data
 from ..errors import DataError, OptionError, shorten
 
@@ -46,13 +49,23 @@ def parts(samples: np.ndarray, batch_size: int, num_sub_batches: int, key: tuple
 class Loader:
     """Iterates over (part, its arrays); the `prefetch` parts to come are prepared in the background.
 
-    What a batch holds depends on its key and samples alone, not on `prefetch`. `waited` counts the seconds
-    in which nothing could be done because the next part wasn't there yet.
+    What a batch holds depends on its key and samples alone, not on `prefetch`. Prepared in the background,
+    it is brought to where `backend` computes, too. `waited` counts the seconds in which nothing could be
+    done because the next part wasn't there yet.
     """
 
-    def __init__(self, data: Data, parts: Sequence[Part], *, random: bool, prefetch: int) -> None:
+    def __init__(
+        self,
+        data: Data,
+        parts: Sequence[Part],
+        *,
+        random: bool,
+        prefetch: int,
+        backend: Backend | None = None,
+    ) -> None:
         self.data, self.parts = data, parts
         self.random, self.prefetch = random, prefetch
+        self.backend = backend or backends.get("numpy")
         self.waited = 0.0
 
     def __iter__(self) -> Generator[tuple[Part, Batch]]:
@@ -60,11 +73,16 @@ class Loader:
             for part in self.parts:
                 yield part, self._timed(self._load, part)
             return
-        pending: deque[tuple[Part, Future[Batch]]] = deque()
+        pending: deque[tuple[Part, Future[Ready]]] = deque()
+        bring = self.backend.prefetcher()
+
+        def load(part: Part) -> Ready:
+            return bring(self._load(part))
+
         with ThreadPoolExecutor(1, "dagnn-prefetch") as background:
 
             def prepare(parts: Iterable[Part]) -> None:
-                pending.extend((part, background.submit(self._load, part)) for part in parts)
+                pending.extend((part, background.submit(load, part)) for part in parts)
 
             coming = iter(self.parts)
             prepare(islice(coming, self.prefetch))
@@ -72,12 +90,12 @@ class Loader:
                 while pending:
                     part, future = pending.popleft()
                     prepare(islice(coming, 1))
-                    yield part, self._timed(future.result)
+                    yield part, dict(self._timed(future.result)())
             finally:
                 for _, future in pending:
                     future.cancel()
 
-    def _timed(self, get: Any, *args: Any) -> Batch:
+    def _timed(self, get: Any, *args: Any) -> Any:
         started = perf_counter()
         try:
             return get(*args)

@@ -32,7 +32,13 @@ class Pass:
         self.trainer, self.net, self.epoch, self.samples = trainer, trainer.net, epoch, samples
         key = (trainer.random_seed, self.stream, epoch)
         pieces = parts(samples, trainer.batch_size, trainer.num_sub_batches, key)
-        self.loader = Loader(data, pieces, random=self.mode == "train", prefetch=trainer.prefetch)
+        self.loader = Loader(
+            data,
+            pieces,
+            random=self.mode == "train",
+            prefetch=trainer.prefetch,
+            backend=self.net.backend,
+        )
         self.done = 0
         self.seconds = 0.0
         self._sums = dict.fromkeys(trainer.der_outputs, 0.0)

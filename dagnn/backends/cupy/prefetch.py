@@ -1,0 +1,72 @@
+"""Arrays brought to the device ahead of their use, from page-locked memory on a stream of their own.
+
+From ordinary memory the driver copies by way of page-locked memory of its own, and the caller waits
+(CUDA C++ Programming Guide, "Page-Locked Host Memory" and "Overlap of Data Transfer and Kernel Execution").
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..services import Ready
+
+
+class Prefetcher:
+    """Copies arrays to `device` by the side of what `stream` computes there.
+
+    They are memory of `stream`'s pool: whoever had it before has used it on that stream, and the copy begins
+    after that. Page-locked memory is used again once its copy has ended.
+    """
+
+    def __init__(self, cupy: Any, device: Any, stream: Any) -> None:
+        self._cupy, self._device, self._stream = cupy, device, stream
+        with device:
+            self._copies = cupy.cuda.Stream(non_blocking=True)
+        self._locked: deque[tuple[Any, dict[str, np.ndarray]]] = deque()  # by the events that end its use
+
+    def __call__(self, arrays: Mapping[str, Any]) -> Ready:
+        """Begin to copy all arrays of numbers; anything else, and where memory is short all, stays here."""
+        hosts = {
+            name: a for name, a in arrays.items() if isinstance(a, np.ndarray) and a.dtype.kind in "biuf"
+        }
+        with self._device:
+            try:
+                with self._stream:
+                    there = {name: self._cupy.empty(a.shape, a.dtype) for name, a in hosts.items()}
+            except MemoryError:  # the evaluation will say for want of what
+                return lambda: arrays
+            locked = self._locked.popleft()[1] if self._locked and self._locked[0][0].done else {}
+            copies = {name: self._lock(locked, name, a) for name, a in hosts.items()}
+            self._copies.wait_event(self._stream.record())
+            for name, copy in copies.items():
+                there[name].set(copy, stream=self._copies)
+            copied = self._copies.record()
+        self._locked.append((copied, locked))
+        return _Arriving(self._cupy, self._stream, copied, {**arrays, **there})
+
+    def _lock(self, locked: dict[str, np.ndarray], name: str, array: np.ndarray) -> np.ndarray:
+        """A copy of `array` in page-locked memory, which `locked` keeps for arrays of this name."""
+        if name not in locked or locked[name].nbytes < array.nbytes:
+            locked[name] = np.frombuffer(self._cupy.cuda.alloc_pinned_memory(max(1, array.nbytes)), np.uint8)
+        copy = locked[name][: array.nbytes].view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        return copy
+
+
+class _Arriving:
+    """Arrays on their way; called, it gives them to what the current stream does from now on."""
+
+    def __init__(self, cupy: Any, stream: Any, copied: Any, arrays: Mapping[str, Any]) -> None:
+        self._cupy, self._stream, self._copied, self._arrays = cupy, stream, copied, arrays
+
+    def __call__(self) -> Mapping[str, Any]:
+        self._cupy.cuda.get_current_stream().wait_event(self._copied)
+        return self._arrays
+
+    def __del__(self) -> None:
+        # Arrays that nobody came for: their memory is used again on that stream, but not before the copy.
+        self._stream.wait_event(self._copied)
