@@ -21,7 +21,7 @@ from dagnn.errors import BackendError, DTypeError, OptionError, ShapeError
 
 REFERENCE, FAST = get("reference"), get("numpy")
 SERVICES = {"name", "xp", "asarray", "to_numpy", "owns", "rng", "evaluation", "release_idle"} | {
-    "parameter", "constant", "empty", "zeros", "memory_use", "prefetcher",
+    "parameter", "constant", "cast", "finite", "empty", "zeros", "memory_use", "prefetcher",
 }  # fmt: skip
 
 
@@ -73,6 +73,14 @@ def test_services(backend):
     assert backend.to_numpy(backend.zeros((2,), np.float32)).tolist() == [0, 0]
     drawn = [backend.to_numpy(backend.rng(*keys).random(4)) for keys in ((1, 2), (1, 2), (2, 1))]
     assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).all()
+    for dtype in (np.float16, np.float32, np.float64):
+        (b,) = backend.cast([backend.asarray(np.float16([3, 40000]))], dtype, 0.5)
+        assert b.dtype == dtype and backend.to_numpy(b).tolist() == [1.5, 20000]
+        assert backend.cast([b], dtype)[0] is b
+    wrong = [backend.asarray(np.float32([1, value, 3e38])) for value in (2, np.inf, -np.inf, np.nan)]
+    good = [*wrong[:1], backend.asarray(np.float16([65504])), backend.asarray([1])]
+    assert bool(backend.finite(good)) and bool(backend.finite([])) and backend.finite(good).shape == ()
+    assert not any(bool(backend.finite([*good, array])) for array in wrong[1:])
     assert backend.name in NAMES and backend.name in repr(backend)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..dtypes import is_floating
 from .reference.activation import Activation
 from .reference.checks import Array
 from .reference.convolution import Convolution
@@ -135,6 +136,32 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
         array([1., 1.])
         """
         return value
+
+    def cast(self, arrays: Sequence[Array], dtype: Any, scale: float = 1.0) -> list[Array]:
+        """Many floating arrays as `dtype`, times `scale`, at once; the same array where nothing changes.
+
+        The product is made before it is rounded to `dtype`.
+
+        >>> [a.tolist() for a in Backend().cast([np.float16([3, 4]), np.float32([5])], np.float32, 0.5)]
+        [[1.5, 2.0], [2.5]]
+        """
+
+        def one(a: Array) -> Array:
+            if scale != 1:
+                wide = a.astype(np.promote_types(a.dtype, np.float32), copy=False)
+                a = wide * wide.dtype.type(scale)
+            return a.astype(dtype, copy=False)
+
+        return [one(a) for a in arrays]
+
+    def finite(self, arrays: Sequence[Array]) -> Array:
+        """Whether no element of any array is nan or inf: an array without axes, for which nobody waits.
+
+        >>> Backend().finite([np.ones(3), np.array([1.0, np.inf])])
+        array(False)
+        """
+        found = [self.xp.isfinite(a).all() for a in arrays if is_floating(a.dtype)]
+        return self.xp.asarray(self.xp.stack(found).all() if found else True)
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         """A new array with arbitrary contents.

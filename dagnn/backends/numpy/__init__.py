@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from ..base import Backend, MemoryUse
 from ..reference.half import in_single_precision
 from . import memory, threads
 from .convolution import Constant, Convolution, filters
 from .elementwise import Elementwise
+from .finite import all_finite
 from .normalisation import Normalisation
 from .pooling import Pooling
 
@@ -40,6 +43,9 @@ class NumPyBackend(Convolution, Pooling, Normalisation, Elementwise, Backend):
 
     def constant(self, value):
         return value.view(Constant)
+
+    def finite(self, arrays):
+        return np.asarray(all_finite(arrays))
 
     def empty(self, shape, dtype):
         return memory.empty(shape, dtype)
