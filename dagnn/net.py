@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +14,7 @@ from . import backends
 from .dtypes import floating, is_floating
 from .errors import DTypeError, GraphError, OptionError, ShapeError, shortage_explained, shorten
 from .geometry import Shape
+from .keeping import as_asked, attach, settled
 from .layers.layer import Context, ParamSpec
 from .plan import Arrays, Form, Plan, Request, Step, make_plan, owner, shape_and_type
 from .recompute import Replay, as_bytes, within
@@ -57,6 +58,7 @@ class DagNN(Structure):
     hold_on : don't push yet; with `accumulate_param_ders`, sub-batches add up first (default False).
     meta : free information about the net, stored with it.
     seed, evaluation : together with a layer's name the key of its random numbers; `evaluation` counts.
+    watch : makes of each Plan the one that runs: `net.profile` looks on through it (default None).
     state : per layer, what survives evaluations (a loss's average, a frozen dropout mask).
     """
 
@@ -65,6 +67,8 @@ class DagNN(Structure):
         self.backend = backends.get(backend, **options)
         self._mode = "train"
         self._conserve_memory = True
+        self._keep_patches: dict[str, bool] = {}
+        self.watch: Callable[[Plan], Plan] | None = None
         self.accumulate_param_ders = False
         self.parameter_server: Any = None
         self.hold_on = False
@@ -95,6 +99,24 @@ class DagNN(Structure):
     @conserve_memory.setter
     def conserve_memory(self, flag: bool) -> None:
         self._conserve_memory = bool(flag)
+        self._changed()
+
+    @property
+    def keep_patches(self) -> Mapping[str, bool]:
+        """For convolutions by name, whether they keep their patch matrix from forward to backward.
+
+        That takes memory and may save time; results are the same. For layers not named here the first
+        evaluations that train them measure it; `net.profile` shows what they found. Not saved to files.
+
+        >>> from dagnn.zoo import lenet
+        >>> net = lenet()
+        >>> net.keep_patches = {"conv1": True, "conv2": False}
+        """
+        return dict(self._keep_patches)
+
+    @keep_patches.setter
+    def keep_patches(self, asked: Mapping[str, bool]) -> None:
+        self._keep_patches = as_asked(asked, self._nodes)
         self._changed()
 
     @property
@@ -151,8 +173,9 @@ class DagNN(Structure):
         context, before = self._context, None
         with self.backend.evaluation(), shortage_explained(self.backend.memory_use):
             values = {name: self.backend.asarray(value) for name, value in inputs.items()}
+            plan = plan if budget is None else self._within(budget, plan, values)
+            plan = plan if self.watch is None else self.watch(plan)
             if budget is not None:
-                plan = self._within(budget, plan, values)
                 replay = Replay(plan, values, self._context, self.backend)
                 context, before = replay.first, replay.before
             contexts, forms = plan.forward(values, context)
@@ -205,6 +228,7 @@ class DagNN(Structure):
             )
             if self._conserve_memory:
                 plan = fuse(plan, request, self._cache.setdefault("folded", {}), self.backend.constant)
+            plan = attach(plan, self._cache.setdefault("keepings", {}), self._keep_patches)
             self._cache[request] = plan
         return plan
 
@@ -213,13 +237,19 @@ class DagNN(Structure):
         self._forget_ders()
         known: list[Any] = self._cache.setdefault("budgets", [])
         forms = {name: (value.shape, value.dtype) for name, value in values.items()}
-        for source, most, its_forms, made in known:
-            if source is plan and most == budget and _at_most(forms, its_forms):
+        kept = {name for name, keeping in self._cache["keepings"].items() if keeping.pays}
+        for source, key, its_forms, made in known:
+            if source is plan and key == (budget, kept) and _at_most(forms, its_forms):
                 return made
-        made = within(apart(plan), budget, values, self._context)
+        made = within(settled(apart(plan), kept), budget, values, self._context)
         known[MOST_PLANS:] = []
-        known.insert(0, (plan, budget, forms, made))
+        known.insert(0, (plan, (budget, kept), forms, made))
         return made
+
+    @property
+    def undecided(self) -> bool:
+        """Whether next evaluations try out what is faster; see `keep_patches`."""
+        return any(keeping.undecided for keeping in self._cache.get("keepings", {}).values())
 
     def _forget_ders(self) -> None:
         """Let go of the parameters' derivatives that new ones replace, before there are both."""
@@ -387,6 +417,7 @@ class DagNN(Structure):
     def _blank(self) -> Self:
         net = type(self)(self.backend)
         net._mode, net._conserve_memory = self._mode, self._conserve_memory
+        net._keep_patches = dict(self._keep_patches)
         net.accumulate_param_ders, net.hold_on = self.accumulate_param_ders, self.hold_on
         net.seed, net.evaluation = self.seed, self.evaluation
         net.meta = copy.deepcopy(self.meta)

@@ -16,6 +16,7 @@ from . import graph
 from .dtypes import is_floating
 from .errors import BackendError, DagnnError, DTypeError, GraphError, PlaceholderError, ShapeError
 from .graph import Graph, Wire
+from .keeping import Keeping
 from .layers.layer import Context, Layer
 from .variables import Param, Var
 
@@ -52,6 +53,7 @@ class Step:
     releases: tuple[str, ...] = ()  # variables nobody reads after this step
     fused: Fused | None = None
     saves: bool = True  # False: what backward needs is made again, by a segment
+    keeping: Keeping | None = None  # who decides whether a convolution keeps its patches
 
     @property
     def where(self) -> str:
@@ -205,9 +207,11 @@ class Plan:
                     _through_epilogue(step.fused, ctx, arriving, ders, forms)
                     if not step.wants:
                         continue
-                der_inputs, der_ws = _pair(
-                    step.layer.backward(ctx, [p._value for p in step.params], arriving)
-                )
+                params = [p._value for p in step.params]
+                if step.keeping is None:
+                    der_inputs, der_ws = _pair(step.layer.backward(ctx, params, arriving))
+                else:
+                    der_inputs, der_ws = _pair(step.keeping.backward(step.layer, ctx, params, arriving))
                 del ctx  # and with it what was saved
                 if len(der_inputs) != len(step.inputs) or len(der_ws) != len(step.params):
                     raise ShapeError(
@@ -253,7 +257,10 @@ def run(
                     (shape,) = fused.plain[0].layer.output_shapes([x.shape for x in inputs])
                     fused.place.make(joined, shape, ctx.backend, inputs[0].dtype)
                 ctx.epilogue = fused.epilogue(values, joined)
-            outputs = step.layer.forward(ctx, inputs, params)
+            if step.keeping is None:
+                outputs = step.layer.forward(ctx, inputs, params)
+            else:
+                outputs = step.keeping.forward(step.layer, ctx, inputs, params)
             if not isinstance(outputs, SEQUENCE):
                 raise ShapeError(f"forward must return a list of outputs, not {type(outputs).__name__}")
             if len(outputs) != len(step.outputs):

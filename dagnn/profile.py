@@ -22,6 +22,7 @@ import numpy as np
 from .backends.numpy import convolution as numpy_convolution
 from .backends.numpy.threads import num_threads
 from .errors import OptionError
+from .keeping import TRIED
 from .layers import Conv, ConvTranspose, Loss, LossSmoothL1, PDist
 from .preprocess import Preprocessor
 from .run import USUAL_INPUTS
@@ -47,7 +48,7 @@ class Row:
     `share` is its part of the time of all steps, `nbytes` the size of its outputs. For convolutions,
     `forward_gflops` and `backward_gflops` are billions of multiplications and additions of the definition
     a second (Winograd's algorithm makes do with fewer); `algorithms` is what the backend chose for
-    "forward", "dzdx" and "dzdw".
+    "forward", "dzdx" and "dzdw"; of "kept" patches, the Plan's choice.
     """
 
     name: str
@@ -173,8 +174,11 @@ def profile(
         raise OptionError(f"repeats is a number of evaluations from 1. Received: {repeats!r}")
     net = net.copy()  # whose values, derivatives and states nobody looks at
     watch = _Watch(net.backend)
-    net.eval(inputs, der_outputs, **options)  # so that errors name layers, and memory and plans are there
-    watch.put_into(net)
+    # Once, so that errors name layers, and memory and plans are there; more often while these are tried out.
+    for number in range(TRIED):
+        if number == 0 or net.undecided:
+            net.eval(inputs, der_outputs, **options)
+    net.watch = watch.timed
     for _ in range(repeats):
         watch.evaluation(lambda: net.eval(inputs, der_outputs, **options))
     whole, between = (median(figures) for figures in zip(*watch.evaluations, strict=True))
@@ -235,6 +239,7 @@ class _Watch:
         self.evaluations: list[tuple[float, float]] = []  # ms: the whole, and what no step took
         self.seen: dict[str, _Seen] = {}
         self.last = 0.0  # when the last step of a layer ended
+        self._made: dict[int, tuple[Plan, Plan]] = {}  # plans and theirs with times, by id
         self._backend = backend
         cuda = getattr(backend.xp, "cuda", None)  # whose kernels go on after the call
         self._wait = cuda.get_current_stream().synchronize if cuda else None
@@ -253,22 +258,11 @@ class _Watch:
         whole = self.now() - begun
         self.evaluations.append((whole, whole - sum(self.spent[-1].values())))
 
-    def put_into(self, net: DagNN) -> None:
-        """Let `net` run timed plans, also those that it makes for a memory budget."""
-        plain: dict[int, Plan] = {}
-        made: dict[int, tuple[Plan, Plan]] = {}
-
-        def timed(plan: Plan) -> Plan:
-            if id(plan) not in made:
-                made[id(plan)] = plan, self._timed_plan(plan)
-                plain[id(made[id(plan)][1])] = plan
-            return made[id(plan)][1]
-
-        make, within = net._plan, getattr(net, "_within", None)
-        net._plan = lambda request: timed(make(request))  # type: ignore[method-assign]
-        if within is not None:
-            budgeted = lambda most, plan, *rest: timed(within(most, plain[id(plan)], *rest))  # noqa: E731
-            setattr(net, "_within", budgeted)  # noqa: B010
+    def timed(self, plan: Plan) -> Plan:
+        """The plan with steps that take their time."""
+        if id(plan) not in self._made:
+            self._made[id(plan)] = plan, self._timed_plan(plan)
+        return self._made[id(plan)][1]
 
     def _timed_plan(self, plan: Plan) -> Plan:
         def timed(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -346,6 +340,7 @@ class _Seen:
     params: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
     nbytes: int
+    kept: bool  # the patches, for backward
 
     @classmethod
     def of(
@@ -353,7 +348,7 @@ class _Seen:
     ) -> _Seen:
         x, w, y = (tuple(tuple(array.shape) for array in arrays) for arrays in (inputs, params, outputs))
         wanted = any(ctx.wants_inputs[:1]), any(ctx.wants_params[:1])
-        return cls(step, wanted, x, w, y, sum(array.nbytes for array in outputs))
+        return cls(step, wanted, x, w, y, sum(array.nbytes for array in outputs), bool(ctx.patches))
 
     @property
     def type(self) -> str:
@@ -387,6 +382,8 @@ class _Seen:
         if choice is None or not isinstance(conv, Conv):
             return None
         chosen = choice(self.inputs[0], self.params[0], conv.stride, conv.pad, conv.dilate)
+        if self.kept:
+            chosen |= {"dzdw": "kept"}
         wanted = zip(KINDS, (True, *self.wanted), strict=True)
         return {kind: chosen[kind] for kind, is_wanted in wanted if is_wanted and kind in chosen}
 

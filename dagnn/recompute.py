@@ -15,6 +15,7 @@ from math import ceil, prod
 from typing import Any
 
 from .errors import MemoryBudgetError, OptionError
+from .keeping import settled
 from .layers import BatchNorm, Conv, Pooling
 from .layers.layer import Context, Layer
 from .plan import Arrays, Form, Plan, Segment, Step, run, with_lifetimes
@@ -71,7 +72,7 @@ def within(plan: Plan, budget: int, values: Arrays, context: Callable[[Step], Co
         least[:] = [min(*least, rehearsal.peak)] if least else [rehearsal.peak]
         return candidate if rehearsal.peak <= budget else None
 
-    if fits := fitting(plan) or fitting(plan := _in_place(plan, forms)):
+    if fits := fitting(plan) or fitting(plan := settled(plan)) or fitting(plan := _in_place(plan, forms)):
         return fits
     best, best_cost = None, 0
     for groups in _partitions(plan, made):

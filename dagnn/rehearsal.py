@@ -39,6 +39,7 @@ class Made:
 
     outputs: dict[str, Ref] = field(default_factory=dict)
     saved: list[Ref] = field(default_factory=list)
+    patches: list[Ref] = field(default_factory=list)  # of a convolution that keeps them
     workspace: int = 0  # what its kernels need besides, by estimate
     cost: int = 0  # of running it again, in products or so
 
@@ -87,6 +88,7 @@ def _made(step: Step, ctx: Context, values: Arrays) -> Made:
         return known.setdefault(id(owner(array)), Ref(None, place, max(array.nbytes, base.nbytes)))
 
     made.outputs = {name: ref(values[name]) for name in step.outputs if name is not None}
+    made.patches = [ref(array) for array in ctx.patches or ()]
     made.saved = [ref(array) for array in _arrays((ctx.saved, ctx.output))]
     arrays = [*(values[name] for name in step.reads), *(values[n] for n in made.outputs)]
     made.workspace, made.cost = _workspace(step, arrays), _cost(step, arrays)
@@ -180,7 +182,8 @@ class Rehearsal:
                 return self.held(fresh.setdefault(ref, Block(ref.nbytes)))
 
             outputs = {name: block(ref) for name, ref in made.outputs.items() if name in step.outputs}
-            own = [block(ref) for ref in made.saved]
+            kept = [] if step.keeping is None else made.patches
+            own = [block(ref) for ref in (*kept, *made.saved)]
             self.mark(made.workspace if outputs else 0)
             if step.carries and step.saves:
                 saved[step.name] = own

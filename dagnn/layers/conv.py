@@ -58,7 +58,7 @@ class Conv(Layer):
     def forward(self, ctx, inputs, params):
         count(self, "input", len(inputs), 1)
         (x,), (w, b) = inputs, (*params, None)[:2]
-        y = ctx.backend.conv(x, w, b, **self._window, **ctx.epilogue)
+        y = ctx.backend.conv(x, w, b, **self._window, **ctx.epilogue, patches=ctx.patches)
         self.keep(ctx, inputs)
         return [y]
 
@@ -73,7 +73,7 @@ class Conv(Layer):
         if ctx.wants_inputs[0]:
             dzdx = ctx.backend.conv_dzdx(dzdy, w, x_shape, **self._window)
         if ctx.wants_params[0]:
-            dzdw = ctx.backend.conv_dzdw(dzdy, x, w.shape, **self._window)
+            dzdw = ctx.backend.conv_dzdw(dzdy, x, w.shape, **self._window, patches=ctx.patches or ())
         if self.has_bias and ctx.wants_params[1]:
             dzdb = ctx.backend.conv_dzdb(dzdy)
         return [dzdx], [dzdw, dzdb][: len(params)]

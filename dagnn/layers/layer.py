@@ -44,6 +44,7 @@ class Context:
         "epilogue",
         "mode",
         "output",
+        "patches",
         "saved",
         "saves",
         "state",
@@ -67,6 +68,7 @@ class Context:
         self.state = {} if state is None else state
         self.epilogue: dict[str, Any] = {}
         self.output: Any = None  # of a kernel with epilogue: the Plan's, for backward
+        self.patches: list[Any] | None = None  # a convolution's, where the Plan lets it keep them
         self.saved: tuple[Any, ...] = ()
         self._rng, self._drawn = rng, None
         self.saves = True in wants_inputs or True in wants_params

@@ -134,7 +134,7 @@ def _prepared(w: Array, key: Any, make: Callable[[], Array]) -> Array:
 class Convolution(reference.Convolution):
     """Maps in channels-last memory, pieces of the work on threads, the epilogue while they are in cache."""
 
-    def conv(self, x, w, b=None, *, stride=1, pad=0, dilate=1, add=None, relu=None, out=None):
+    def conv(self, x, w, b=None, *, stride=1, pad=0, dilate=1, add=None, relu=None, out=None, patches=None):
         if w is None:
             return super().conv(x, w, b, stride=stride, pad=pad, dilate=dilate, add=add, relu=relu, out=out)
         sizes = _sizes(x.shape, w.shape, stride, pad, dilate)
@@ -147,7 +147,8 @@ class Convolution(reference.Convolution):
             dense.conv(*dense.rows(x, w), y.reshape(n, k))
             epilogue.finish(y, np.s_[:, :, :])
         else:
-            y = _conv(channels_last(x), w, sizes, epilogue, out=place)
+            kept = patches if patches is not None and _gathers_twice(sizes, x.shape, x.dtype) else None
+            y = _conv(channels_last(x), w, sizes, epilogue, out=place, kept=kept)
         if place is None:
             return channels_second(y)
         if y is not place:
@@ -178,7 +179,7 @@ class Convolution(reference.Convolution):
             patches.conv_dzdx(ders, _bank(w, sizes), sizes, dzdx)
         return channels_second(dzdx)
 
-    def conv_dzdw(self, dzdy, x, w_shape, *, stride=1, pad=0, dilate=1):
+    def conv_dzdw(self, dzdy, x, w_shape, *, stride=1, pad=0, dilate=1, patches=()):
         sizes = _sizes(x.shape, w_shape, stride, pad, dilate)
         one_dtype(dzdy=dzdy, x=x)
         same_shape("dzdy", dzdy, sizes.output)
@@ -190,7 +191,7 @@ class Convolution(reference.Convolution):
                 return dense.conv_dzdw(ders, x.reshape(len(x), -1)).reshape(w_shape)
             dzdw = dense.conv_dzdw(ders, channels_last(x).reshape(len(x), -1)).reshape(k, *window, depth)
         else:
-            dzdw = _conv_dzdw(channels_last(dzdy), channels_last(x), w_shape, sizes)
+            dzdw = _conv_dzdw(channels_last(dzdy), channels_last(x), w_shape, sizes, patches)
         return filters(channels_second(dzdw))
 
     def conv_dzdb(self, dzdy):
@@ -204,11 +205,17 @@ class Convolution(reference.Convolution):
 
 
 def _conv(
-    x: Array, w: Array, sizes: Sizes, epilogue: Epilogue, flipped: bool = False, out: Array | None = None
+    x: Array,
+    w: Array,
+    sizes: Sizes,
+    epilogue: Epilogue,
+    flipped: bool = False,
+    out: Array | None = None,
+    kept: list[Array] | None = None,
 ) -> Array:
     """Channels-last maps of channels-last `x` and filters w, or w turned around to go back from dzdy to x.
 
-    They are `out` where it is given and its pixels lie one after the other.
+    They are `out` where it is given and its pixels lie one after the other. Patches go into `kept`.
     """
     n, k, *maps = sizes.output
     kind = _choice(sizes, x.shape[3], x.dtype)
@@ -220,7 +227,7 @@ def _conv(
     elif kind == "patches":
         make = _flipped_bank if flipped else _forward_bank
         bank = _prepared(w, (kind, flipped, sizes.groups), lambda: make(w, sizes))
-        patches.conv(x, bank, sizes, y, epilogue)
+        patches.conv(x, bank, sizes, y, epilogue, kept)
     else:
         scheme = _scheme(kind, sizes, x.dtype)
         for filters, inputs, outputs in _groups(len(w), x.shape[3], k, sizes):
@@ -237,8 +244,8 @@ def _evenly(maps: Array) -> bool:
     return item == maps.itemsize and row == width * pixel and image == height * row
 
 
-def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes) -> Array:
-    """The derivative for filters, (K, h, w, C/groups), of channels-last maps."""
+def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes, kept: Sequence[Array]) -> Array:
+    """The derivative for filters, (K, h, w, C/groups), of channels-last maps, or of patches of x."""
     k, depth, *window = w_shape
     kind = _choice(sizes, x.shape[3], x.dtype)
     if kind == "depthwise":
@@ -256,7 +263,14 @@ def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes) -> A
         x, dzdy = np.ascontiguousarray(x), np.ascontiguousarray(dzdy)
         turned = patches.conv_dzdw(x, dzdy, back, k).reshape(depth, *window, k)
         return turned[:, ::-1, ::-1].transpose(3, 1, 2, 0)
-    return patches.conv_dzdw(np.ascontiguousarray(dzdy), x, sizes, depth).reshape(k, *window, depth)
+    return patches.conv_dzdw(np.ascontiguousarray(dzdy), x, sizes, depth, kept).reshape(k, *window, depth)
+
+
+def _gathers_twice(sizes: Sizes, x_shape: Sequence[int], dtype: np.dtype) -> bool:
+    """Whether forward and the derivative for the filters gather the same patches."""
+    kind = _choice(sizes, x_shape[1], dtype)
+    gathered = prod(sizes.window) > 1 or sizes.stride != (1, 1)
+    return kind == "patches" and gathered and not _turns(kind, sizes, x_shape)
 
 
 def _turns(kind: str, sizes: Sizes, x_shape: Sequence[int]) -> bool:

@@ -30,20 +30,30 @@ WHOLE_BYTES = 24 << 20
 LARGE_BANK = 1 << 21
 
 
-def conv(x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogue) -> None:
-    """Write into channels-last `y` what `bank` (groups, h w C/groups, K/groups) makes of maps `x`."""
+def conv(
+    x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogue, kept: list[Array] | None = None
+) -> None:
+    """Write into channels-last `y` what `bank` (groups, h w C/groups, K/groups) makes of maps `x`.
+
+    The patches of all tiles go into the list `kept`, if that is where `conv_dzdw` takes them from.
+    """
     n, k, *maps = sizes.output
     patch_bytes = sizes.groups * bank.shape[1] * x.itemsize
+    if kept is not None and _by_taps(bank.nbytes, sizes, patch_bytes):
+        kept = None
     if sizes.groups == 1 and bank.nbytes > LARGE_BANK and n * prod(maps) * patch_bytes <= WHOLE_BYTES:
         _by_filters(x, bank[0], sizes, y.reshape(-1, k), epilogue)
         return
 
-    def work(tile: Tile) -> None:
-        part = y[tile]
-        np.matmul(patches(x, tile, sizes), bank, out=by_group(part, sizes))
+    def work(tile: Tile) -> Array | None:
+        part, seen = y[tile], patches(x, tile, sizes)
+        np.matmul(seen, bank, out=by_group(part, sizes))
         epilogue.finish(part, tile)
+        return None if kept is None else seen
 
-    each(work, _tiles(sizes, patch_bytes + k * x.itemsize))
+    made = each(work, _tiles(sizes, patch_bytes + k * x.itemsize))
+    if kept is not None:
+        kept += made
 
 
 def _by_filters(x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogue) -> None:
@@ -94,29 +104,44 @@ def conv_dzdx(dzdy: Array, bank: Array, sizes: Sizes, dzdx: Array) -> None:
     each(work, [list(group) for _, group in groupby(pieces, key=lambda tile: tile[0].start)])
 
 
-def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int) -> Array:
-    """The derivative for the filters, (groups, K/groups, h w C/groups), from channels-last `dzdy` and `x`."""
+def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int, kept: Sequence[Array] = ()) -> Array:
+    """The derivative for the filters, (groups, K/groups, h w C/groups), from channels-last `dzdy` and `x`.
+
+    `kept` are the patches of x, if `conv` kept them; sums are the same, bit for bit, without.
+    """
     k, groups = dzdy.shape[3], sizes.groups
     shape = (groups, k // groups, prod(sizes.window) * depth)
     row_bytes = groups * shape[2] * x.itemsize
     total = empty(shape, x.dtype)
     pixels = dzdy.size // k
-    if groups == 1 and total.nbytes > LARGE_BANK // 4 and pixels * row_bytes <= 4 * WHOLE_BYTES:
+    if _by_taps(total.nbytes, sizes, row_bytes):
         _taps_dzdw(dzdy.reshape(pixels, k), x, sizes, total.reshape(k, -1, depth))
         return total
 
-    def work(pieces: Sequence[Tile]) -> Array:
+    pieces = _tiles(sizes, row_bytes + k * x.itemsize)  # those of `conv`
+    if [seen.shape[1] for seen in kept] != [prod(s.stop - s.start for s in tile) for tile in pieces]:
+        kept = ()  # or it was with another number of threads
+
+    def work(numbers: Sequence[int]) -> Array:
         own, part = empty(shape, x.dtype), empty(shape, x.dtype)
         own.fill(0)
-        for tile in pieces:
-            ders = by_group(dzdy[tile], sizes).swapaxes(1, 2)
-            own += _product(ders, patches(x, tile, sizes), part)
+        for number in numbers:
+            ders = by_group(dzdy[pieces[number]], sizes).swapaxes(1, 2)
+            seen = kept[number] if kept else patches(x, pieces[number], sizes)
+            own += _product(ders, seen, part)
         return own
 
     total.fill(0)
-    for own in each(work, share(_tiles(sizes, row_bytes))):
+    for own in each(work, share(range(len(pieces)))):
         total += own
     return total
+
+
+def _by_taps(bank_bytes: int, sizes: Sizes, row_bytes: int) -> bool:
+    """Whether the derivative for the filters is made tap by tap: of a large bank and few pixels."""
+    n, _, *maps = sizes.output
+    few = n * prod(maps) * row_bytes <= 4 * WHOLE_BYTES
+    return few and sizes.groups == 1 and bank_bytes > LARGE_BANK // 4
 
 
 def _product(ders: Array, seen: Array, out: Array) -> Array:

@@ -87,6 +87,7 @@ class Convolution:
         add: Array | None = None,
         relu: float | None = None,
         out: Array | None = None,
+        patches: list[Array] | None = None,
     ) -> Array:
         """Cross-correlate maps with a bank of filters; optionally add a bias, another map, and rectify.
 
@@ -104,6 +105,8 @@ class Convolution:
         add : added to y before `relu`; it has the shape of y.
         relu : None, or the leak of a ReLU applied last (0 for a plain one).
         out : where to put y, an array of its shape that shares no memory with the others; None: a new one.
+        patches : a list for what `conv_dzdw` would otherwise gather once more, the patch matrix phi(pad(x)),
+            in pieces that only this backend understands. It stays empty where there are none, as here.
 
         Returns y (N, K, H', W') with H' = floor((H + top + bottom - dilate (h - 1) - 1) / stride) + 1.
         Raises ShapeError, OptionError or DTypeError naming the numbers that disagree.
@@ -187,13 +190,15 @@ class Convolution:
         stride: int | Sequence[int] = 1,
         pad: int | Sequence[int] = 0,
         dilate: int | Sequence[int] = 1,
+        patches: Sequence[Array] = (),
     ) -> Array:
         """The derivative of `conv` for its filters.
 
         dzdw[k, c, u, v] = sum over n, i, j of
         dzdy[n, k, i, j] x[n, c, i stride + u dilate - top, j stride + v dilate - left]
 
-        dzdy is (N, K, H', W'), x (N, C, H, W); w_shape, the shape of w, is also that of the result.
+        dzdy is (N, K, H', W'), x (N, C, H, W); w_shape, the shape of w, is also that of the result. `patches`
+        is what `conv` put there for the same x and options; the result is the same without.
 
         >>> import numpy as np
         >>> from dagnn.backends import numpy as kernels
