@@ -81,8 +81,7 @@ class Losses:
             scores = x[at]
         match kind:
             case "classerror" | "topkerror":
-                if not top_k >= 1:
-                    raise OptionError(f"top_k must be at least 1. Received: {top_k!r}")
+                check_top_k(top_k)
                 t = self._rank(x, scores, c) >= (1 if kind == "classerror" else top_k)
             case "log":
                 with np.errstate(divide="ignore", invalid="ignore"):  # a probability of 0 costs infinity
@@ -106,7 +105,7 @@ class Losses:
                 t = xp.maximum(1 - c * x, 0)
         t = xp.where(mass == 0, 0, t).astype(x.dtype, copy=False)
         t *= mass
-        return xp.asarray(t.sum() / _divisor(x, normalise))
+        return xp.asarray(t.sum() / divisor(x, normalise))
 
     def loss_dzdx(
         self,
@@ -132,8 +131,8 @@ class Losses:
         array([-0.5,  0.5])
         """
         xp, c, mass = self.xp, *self._labels(x, labels, weights, kind)
-        mass = mass * _scalar(dzdy, x)
-        mass /= _divisor(x, normalise)
+        mass = mass * scalar(dzdy, x)
+        mass /= divisor(x, normalise)
         if kind in ATTRIBUTE:
             return self._attribute_dzdx(x, c, mass, kind)
         at = self._at(c)
@@ -176,7 +175,8 @@ class Losses:
         near = self.xp.minimum(distance, 1 / bend)
         distance -= near / 2
         distance *= near
-        distance *= weights
+        if weights is not None:
+            distance *= weights
         return self.xp.asarray(distance.sum() * bend)
 
     def smooth_l1_dzdx(
@@ -193,7 +193,9 @@ class Losses:
         dzdx = x - x0
         dzdx *= bend
         self.xp.clip(dzdx, -1, 1, out=dzdx)
-        dzdx *= weights * _scalar(dzdy, x)
+        dzdx *= scalar(dzdy, x)
+        if weights is not None:
+            dzdx *= weights
         return dzdx
 
     def pdist(
@@ -230,7 +232,7 @@ class Losses:
         >>> kernels.pdist(x, np.zeros_like(x))
         array([[[[5.]]]])
         """
-        distance, weights = self._check_pdist(x, x0, weights, p)
+        weights, distance = self._check_pdist(x, x0, weights, p), x - x0
         y = (self.xp.abs(distance, out=distance) ** float(p)).sum(axis=1, keepdims=True)
         if not no_root:
             y = y ** (1 / float(p))
@@ -262,9 +264,9 @@ class Losses:
         array([0.6, 0.8])
         """
         xp, p = self.xp, float(p)
-        distance, weights = self._check_pdist(x, x0, weights, p)
+        weights, distance = self._check_pdist(x, x0, weights, p), x - x0
         if aggregate:
-            factor = weights * _scalar(dzdy, x)
+            factor = weights * scalar(dzdy, x)
         else:
             one_dtype(x=x, dzdy=dzdy)
             same_shape("dzdy", dzdy, (x.shape[0], 1, *x.shape[2:]))
@@ -301,24 +303,29 @@ class Losses:
 
     def _labels(self, x: Array, labels: Array, weights: Array | None, kind: str) -> tuple[Array, Array]:
         """The label map and its weights: whole numbers, the ignored ones made valid with weight 0."""
-        xp = self.xp
+        xp, per_score = self.xp, kind in ATTRIBUTE
+        c, shape = self._label_map(x, labels, kind)
+        self._check_labels(c, x.shape[1], per_score)
+        mass = self._weights(weights, shape, x.dtype)
+        mass = xp.where(c != 0 if per_score else c >= 0, mass, 0).astype(x.dtype, copy=False)
+        c = c.astype(x.dtype) if per_score else xp.maximum(c, 0).astype(xp.intp)
+        return xp.broadcast_to(c, shape), xp.broadcast_to(mass, shape)
+
+    def _label_map(self, x: Array, labels: Array, kind: str) -> tuple[Array, Shape]:
+        """Labels as an array that broadcasts to the label map, and the map's shape."""
         if kind not in CATEGORICAL + ATTRIBUTE:
             raise OptionError(f"kind is one of {', '.join(CATEGORICAL + ATTRIBUTE)}. Received: {kind!r}")
         one_dtype(x=x)
         n, channels, *pixels = shape4("x", x.shape)
         per_score = kind in ATTRIBUTE
         shape = (n, channels if per_score else 1, *pixels)
-        c = _as_map(xp.asarray(labels), shape)
+        c = _as_map(self.xp.asarray(labels), shape)
         if tuple(c.shape) not in (shape, (n, 1, 1, 1)) or c.shape[1] != shape[1]:
             raise ShapeError(
                 f"labels have shape {tuple(np.shape(labels))}, but x {tuple(x.shape)} needs {shape} "
                 f"for {kind!r}" + ("" if shape[1] > 1 else f", or one label for each of the {n} images")
             )
-        self._check_labels(c, channels, per_score)
-        mass = self._weights(weights, shape, x.dtype)
-        mass = xp.where(c != 0 if per_score else c >= 0, mass, 0).astype(x.dtype, copy=False)
-        c = c.astype(x.dtype) if per_score else xp.maximum(c, 0).astype(xp.intp)
-        return xp.broadcast_to(c, shape), xp.broadcast_to(mass, shape)
+        return c, shape
 
     def _check_labels(self, c: Array, channels: int, per_score: bool) -> None:
         if per_score:
@@ -372,30 +379,37 @@ class Losses:
 
     def _check_smooth_l1(
         self, x: Array, x0: Array, weights: Array | None, sigma: float
-    ) -> tuple[Array, float]:
+    ) -> tuple[Array | None, float]:
         one_dtype(x=x, x0=x0)
         same_shape("x0", x0, x.shape)
         if not sigma > 0:
             raise OptionError(f"sigma must be positive. Received: {sigma!r}")
-        w = self.xp.asarray(1 if weights is None else weights).astype(x.dtype, copy=False)
-        check_broadcast("weights", w.shape, x.shape)
-        return w, float(sigma) ** 2
+        if weights is not None:
+            weights = self.xp.asarray(weights).astype(x.dtype, copy=False)
+            check_broadcast("weights", weights.shape, x.shape)
+        return weights, float(sigma) ** 2
 
-    def _check_pdist(self, x: Array, x0: Array, weights: Array | None, p: float) -> tuple[Array, Array]:
+    def _check_pdist(self, x: Array, x0: Array, weights: Array | None, p: float) -> Array:
         n, _, h, w = shape4("x", x.shape)
         one_dtype(x=x, x0=x0)
         if not p > 0:
             raise OptionError(f"p must be positive. Received: {p!r}")
         check_broadcast("x0", shape4("x0", x0.shape), x.shape)
-        return x - x0, self._weights(weights, (n, 1, h, w), x.dtype)
+        return self._weights(weights, (n, 1, h, w), x.dtype)
 
 
-def _divisor(x: Array, normalise: bool) -> int:
+def check_top_k(top_k: int) -> None:
+    """OptionError unless a label can be among so many."""
+    if not top_k >= 1:
+        raise OptionError(f"top_k must be at least 1. Received: {top_k!r}")
+
+
+def divisor(x: Array, normalise: bool) -> int:
     """What a loss is divided by: N if it is normalised (1 for an empty batch)."""
     return max(x.shape[0], 1) if normalise else 1
 
 
-def _scalar(dzdy: Array | float, x: Array) -> Array | float:
+def scalar(dzdy: Array | float, x: Array) -> Array | float:
     """The one number in dzdy: an array of x's type, or a plain number."""
     if isinstance(dzdy, int | float):
         return float(dzdy)
