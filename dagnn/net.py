@@ -16,8 +16,9 @@ from .errors import DTypeError, GraphError, OptionError, ShapeError, shortage_ex
 from .geometry import Shape
 from .keeping import as_asked, attach, settled
 from .layers.layer import Context, ParamSpec
+from .nbytes import as_bytes
 from .plan import Arrays, Form, Plan, Request, Step, make_plan, owner, shape_and_type
-from .recompute import Replay, as_bytes, within
+from .recompute import Replay, within
 from .rewrites import apart, fuse, outdated
 from .structure import Names, Structure
 from .variables import RELEASED, Param

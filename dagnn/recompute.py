@@ -8,53 +8,18 @@ are put back, so that nothing comes out differently.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import ceil, prod
+from math import prod
 from typing import Any
 
-from .errors import MemoryBudgetError, OptionError
+from .errors import MemoryBudgetError
 from .keeping import settled
 from .layers import BatchNorm, Conv, Pooling
 from .layers.layer import Context, Layer
+from .nbytes import readable
 from .plan import Arrays, Form, Plan, Segment, Step, run, with_lifetimes
 from .rehearsal import Made, Rehearsal, record
-
-UNITS = {"B": 1} | {
-    prefix + unit: base ** (k + 1)
-    for unit, base in (("B", 1000), ("iB", 1024))
-    for k, prefix in enumerate("kMGT")
-}
-
-
-def as_bytes(budget: Any) -> int:
-    """A number of bytes; of text, with a decimal or binary unit.
-
-    >>> as_bytes("2GB"), as_bytes("1.5 GiB"), as_bytes(4096)
-    (2000000000, 1610612736, 4096)
-    """
-    if isinstance(budget, str):
-        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?i?b)\s*", budget, re.IGNORECASE)
-        if match:
-            units = {name.lower(): factor for name, factor in UNITS.items()}
-            return int(float(match[1]) * units[match[2].lower()])
-    elif hasattr(budget, "__index__") and not isinstance(budget, bool) and budget.__index__() > 0:
-        return budget.__index__()
-    raise OptionError(
-        f'memory_budget is a number of bytes, or text such as "2GB" or "512MiB". Received: {budget!r}'
-    )
-
-
-def readable(nbytes: int) -> str:
-    """A number of bytes as text that `as_bytes` takes, at least as large.
-
-    >>> readable(1_301_000_000), readable(999)
-    ('1.31 GB', '999 B')
-    """
-    unit, factor = next(((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if nbytes >= f), ("B", 1))
-    return f"{ceil(100 * nbytes / factor) / 100:g} {unit}"
-
 
 # ---- choosing
 

@@ -12,7 +12,7 @@ from test_rewrites import SHAPE, networks, results, some
 import dagnn
 from dagnn.backends.numpy import memory
 from dagnn.errors import MemoryBudgetError, OptionError
-from dagnn.recompute import as_bytes, readable
+from dagnn.nbytes import as_bytes, readable
 from dagnn.train import Trainer
 
 

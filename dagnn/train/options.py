@@ -11,8 +11,8 @@ import numpy as np
 
 from ..data import Arrays, Data
 from ..errors import OptionError, unknown_name
+from ..nbytes import as_bytes
 from ..net import DagNN
-from ..recompute import as_bytes
 from .solvers import Solver
 
 if TYPE_CHECKING:
