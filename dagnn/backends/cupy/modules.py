@@ -12,7 +12,7 @@ SOURCES = Path(__file__).with_name("kernels")
 THREADS = 256  # of a block, where a kernel doesn't say
 MOST_BLOCKS = 1 << 20  # threads then do more than one element
 REALS = {"float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16"}
-LARGE = 1 << 31  # elements, from which on 32 bits don't count them
+LARGE = 1 << 30  # elements, from which on 32 bits don't count them and what a grid goes beyond them
 
 
 def source(name: str) -> str:
@@ -24,6 +24,21 @@ def options(dtype: str, index: str) -> tuple[str, ...]:
     """What the compiler is told: the type of the data, of their sums, and of what counts elements."""
     acc = "double" if dtype == "float64" else "float"
     return ("-std=c++17", f"-DREAL={REALS[dtype]}", f"-DACC={acc}", f"-DINDEX={index}")
+
+
+def reciprocal(divisor: int) -> np.uint64:
+    """What `quotient` of types.cuh divides numbers below 2^31 by `divisor` with: a factor and a shift.
+
+    With 2^(s - 1) < d <= 2^s and m = ceil(2^(31 + s) / d), floor(i / d) = floor(i m / 2^(31 + s)) for
+    i < 2^31, since i (m - 2^(31 + s) / d) < 2^31 2^s / d (Granlund & Montgomery 1994, theorem 4.2).
+
+    >>> m, s = int(reciprocal(7)) % 2**32, int(reciprocal(7)) >> 32
+    >>> [(2 * i * m >> 32) >> s for i in (0, 6, 7, 2**31 - 1)] == [i // 7 for i in (0, 6, 7, 2**31 - 1)]
+    True
+    """
+    divisor = max(divisor, 1)  # 0 divides the numbers of nothing
+    shift = (divisor - 1).bit_length()
+    return np.uint64(shift << 32 | -(-(1 << 31 + shift) // divisor))
 
 
 class Kernels:

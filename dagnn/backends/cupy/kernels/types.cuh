@@ -38,3 +38,13 @@ struct bfloat16 {
 #define EACH(i, count)                                                            \
     for (INDEX i = (INDEX)blockIdx.x * blockDim.x + threadIdx.x; i < (count);     \
          i += (INDEX)gridDim.x * blockDim.x)
+
+// Division by a number that all threads share, by the product with what modules.reciprocal made of it:
+// a division takes as long as 20 products, and a kernel of few operations per element then waits for it.
+typedef unsigned long long RECIPROCAL;
+
+__device__ inline int quotient(int i, int, RECIPROCAL reciprocal) {
+    return __umulhi(2u * i, (unsigned int)reciprocal) >> (unsigned int)(reciprocal >> 32);
+}
+
+__device__ inline long long quotient(long long i, long long divisor, RECIPROCAL) { return i / divisor; }
