@@ -14,13 +14,15 @@ from . import backends
 from .dtypes import floating, is_floating
 from .errors import DTypeError, GraphError, OptionError, ShapeError, shortage_explained, shorten
 from .geometry import Shape
-from .keeping import as_asked, attach, settled
+from .keeping import attach, settled
 from .layers.layer import Context, ParamSpec
 from .nbytes import as_bytes
-from .plan import Arrays, Form, Plan, Request, Step, make_plan, owner, shape_and_type
+from .plan import Arrays, Form, Plan, Request, Step, owner, shape_and_type
+from .planning import make_plan
 from .recompute import Replay, within
 from .rewrites import apart, fuse, outdated
-from .structure import Names, Structure
+from .settings import Settings
+from .structure import Names
 from .variables import RELEASED, Param
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 MOST_PLANS = 16  # different requests remembered at once
 
 
-class DagNN(Structure):
+class DagNN(Settings):
     """A neural network that is a directed acyclic graph of layers.
 
     >>> import numpy as np, dagnn
@@ -66,9 +68,6 @@ class DagNN(Structure):
     def __init__(self, backend: str | Backend = "numpy", **options: Any) -> None:
         super().__init__()
         self.backend = backends.get(backend, **options)
-        self._mode = "train"
-        self._conserve_memory = True
-        self._keep_patches: dict[str, bool] = {}
         self.watch: Callable[[Plan], Plan] | None = None
         self.accumulate_param_ders = False
         self.parameter_server: Any = None
@@ -76,54 +75,6 @@ class DagNN(Structure):
         self.meta: dict[str, Any] = {}
         self.seed = 0
         self.evaluation = 0
-
-    @property
-    def mode(self) -> str:
-        """ "train" or "test"; "normal", MatConvNet's word for it, is read as "train"."""
-        return self._mode
-
-    @mode.setter
-    def mode(self, mode: str) -> None:
-        modes = {"train": "train", "normal": "train", "test": "test"}
-        if mode not in modes:
-            raise OptionError(f"mode is 'train' or 'test'. Received: {mode!r}")
-        self._mode = modes[mode]
-        if self._mode == "train":  # filters are about to change
-            for folded in self._cache.get("folded", {}).values():
-                folded.forget()
-
-    @property
-    def conserve_memory(self) -> bool:
-        """Whether values and derivatives nobody asked to keep are released."""
-        return self._conserve_memory
-
-    @conserve_memory.setter
-    def conserve_memory(self, flag: bool) -> None:
-        self._conserve_memory = bool(flag)
-        self._changed()
-
-    @property
-    def keep_patches(self) -> Mapping[str, bool]:
-        """For convolutions by name, whether they keep their patch matrix from forward to backward.
-
-        That takes memory and may save time; results are the same. For layers not named here the first
-        evaluations that train them measure it; `net.profile` shows what they found. Not saved to files.
-
-        >>> from dagnn.zoo import lenet
-        >>> net = lenet()
-        >>> net.keep_patches = {"conv1": True, "conv2": False}
-        """
-        return dict(self._keep_patches)
-
-    @keep_patches.setter
-    def keep_patches(self, asked: Mapping[str, bool]) -> None:
-        self._keep_patches = as_asked(asked, self._nodes)
-        self._changed()
-
-    @property
-    def dtype(self) -> np.dtype | None:
-        """The floating type of the parameters; None while there are none."""
-        return next((p._value.dtype for p in self._params.values() if p._value is not None), None)
 
     # ---- evaluation
 
