@@ -3,7 +3,7 @@
 
 struct float16 {
     unsigned short bits;
-    __device__ float16() = default;
+    float16() = default;
     __device__ float16(float value) {
 #ifdef __CUDACC_RTC__
         asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
@@ -24,7 +24,7 @@ struct float16 {
 
 struct bfloat16 {
     unsigned short bits;
-    __device__ bfloat16() = default;
+    bfloat16() = default;
     __device__ bfloat16(float value) {
         unsigned int word = __float_as_uint(value);
         bool nan = (word & 0x7fffffffu) > 0x7f800000u;
