@@ -19,6 +19,7 @@ from .layers.layer import Context, ParamSpec
 from .nbytes import as_bytes
 from .plan import Arrays, Form, Plan, Request, Step, owner, shape_and_type
 from .planning import make_plan
+from .precision import FULL, Copies, mixed
 from .recompute import Replay, within
 from .rewrites import apart, fuse, outdated
 from .settings import Settings
@@ -180,6 +181,9 @@ class DagNN(Settings):
             )
             if self._conserve_memory:
                 plan = fuse(plan, request, self._cache.setdefault("folded", {}), self.backend.constant)
+            if self._precision:
+                copies = self._cache.setdefault("copies", Copies(self._precision, self.backend))
+                plan = mixed(plan, copies)
             plan = attach(plan, self._cache.setdefault("keepings", {}), self._keep_patches)
             self._cache[request] = plan
         return plan
@@ -216,7 +220,7 @@ class DagNN(Settings):
             partial(self.backend.rng, self.seed, self.evaluation, step.key),
             step.wants_inputs,
             step.wants_params,
-            self.state[step.name],
+            self.state.get(step.name, {}),
         )
 
     def _seed(self, name: str, der: Any, forms: Mapping[str, Form]) -> Array:
@@ -229,7 +233,12 @@ class DagNN(Settings):
             raise OptionError(f"der_outputs[{name!r}] is an array of numbers. Received: {der!r}")
         if array.ndim == 0 and np.prod(shape) == 1:
             array = array.reshape(shape)
-        elif hasattr(der, "dtype") and is_floating(array.dtype) and wanted not in (None, array.dtype):
+        elif (
+            self._precision is None
+            and hasattr(der, "dtype")
+            and is_floating(array.dtype)
+            and wanted not in (None, array.dtype)
+        ):
             raise DTypeError(f"der_outputs[{name!r}] is {array.dtype}, the net computes in {wanted}")
         if array.shape != shape:
             raise ShapeError(
@@ -247,6 +256,11 @@ class DagNN(Settings):
         if len({value.dtype for value in values}) > 1:
             types = ", ".join(f"{p.name} is {p._value.dtype}" for p in plan.params)
             raise DTypeError(f"Parameters have different types: {types}. Convert them with net.astype(...)")
+        if self._precision and values and values[0].dtype != FULL:
+            raise DTypeError(
+                f"With precision {self._precision!r} parameters are {FULL}: net.astype({FULL!r}). "
+                f"Received: {values[0].dtype}"
+            )
 
     def _clear_vars(self) -> None:
         for var in self._vars.values():
@@ -368,7 +382,7 @@ class DagNN(Settings):
 
     def _blank(self) -> Self:
         net = type(self)(self.backend)
-        net._mode, net._conserve_memory = self._mode, self._conserve_memory
+        net._mode, net._conserve_memory, net._precision = self._mode, self._conserve_memory, self._precision
         net._keep_patches = dict(self._keep_patches)
         net.accumulate_param_ders, net.hold_on = self.accumulate_param_ders, self.hold_on
         net.seed, net.evaluation = self.seed, self.evaluation

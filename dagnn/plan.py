@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from . import graph
-from .dtypes import is_floating
+from .dtypes import is_floating, is_half
 from .errors import BackendError, DagnnError, DTypeError, PlaceholderError, ShapeError
 from .graph import Graph, Wire
 from .keeping import Keeping
 from .layers.layer import Context, Layer
 from .variables import Param
+
+if TYPE_CHECKING:
+    from .precision import Copies
 
 Arrays = dict[str, Any]
 Form = tuple[tuple[int, ...], Any]  # shape and dtype
@@ -53,6 +56,7 @@ class Step:
     releases: tuple[str, ...] = ()  # variables nobody reads after this step
     fused: Fused | None = None
     saves: bool = True  # False: what backward needs is made again, by a segment
+    mixed: bool = False  # its data, parameters and outputs may differ in type
     keeping: Keeping | None = None  # who decides whether a convolution keeps its patches
 
     @property
@@ -164,6 +168,7 @@ class Plan:
     kept_ders: frozenset[str]
     released: tuple[str, ...]  # computed, but not kept
     params: tuple[Param, ...]
+    copies: Copies | None = None  # of parameters, in lower precision
     segments: Mapping[str, Segment] = field(default_factory=dict)
 
     def forward(
@@ -232,7 +237,7 @@ class Plan:
         except Exception as error:
             _explain(error, step, zip(step.outputs, arriving, strict=False) if step else (), "der of ")
             raise
-        return ders, der_params
+        return ders, der_params if self.copies is None else self.copies.widened(der_params)
 
 
 def run(
@@ -267,8 +272,9 @@ def run(
                 raise ShapeError(f"{len(outputs)} outputs returned, {len(step.outputs)} are connected")
             for name, value in zip(step.outputs, outputs, strict=True):
                 if name is not None:
-                    if type(value) not in native or not _of_one_type(value, inputs, params):
-                        value = _checked(value, ctx, inputs, params)
+                    typed = ([], []) if step.mixed else (inputs, params)
+                    if type(value) not in native or not _of_one_type(value, *typed):
+                        value = _checked(value, ctx, *typed)
                     values[name] = value
                     forms[name] = value.shape, value.dtype
             if step.carries and step.saves:
@@ -328,9 +334,11 @@ class _Sums(dict[str, Any]):
         if before is None:
             self[name] = der
             self._own.discard(name)
-        elif name in self._own:
+        elif name in self._own and der.dtype == before.dtype:
             self[name] += der
         else:
+            if is_half(der.dtype) != is_half(before.dtype):  # of a parameter, in two precisions
+                before, der = backend.cast([before, der], "float32")
             alike = is_floating(der.dtype) and der.dtype == before.dtype
             self[name] = backend.sum([before, der]) if alike else before + der
             self._own.add(name)

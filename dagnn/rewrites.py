@@ -195,6 +195,7 @@ class Folded:
 
     def __init__(self, conv: Sequence[Param], norm: Sequence[Param], constant: Callable[[Any], Any]) -> None:
         self._conv, self._norm, self._constant = conv, norm, constant
+        self.cast: Callable[[list[Any]], list[Any]] = list  # to another type
         self.forget()
 
     def forget(self) -> None:
@@ -207,7 +208,7 @@ class Folded:
         versions = tuple(param.version for param in (*self._conv, *self._norm))
         if versions != self._versions:
             self.forget()
-            w, *bias = self._fold() if self._norm else [param._value for param in self._conv]
+            w, *bias = self.cast(self._fold() if self._norm else [param._value for param in self._conv])
             self._arrays = [self._constant(w), *bias]
             self._versions = versions
         return self._arrays

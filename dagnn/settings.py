@@ -8,6 +8,7 @@ import numpy as np
 
 from .errors import OptionError
 from .keeping import as_asked
+from .precision import as_precision
 from .structure import Structure
 
 
@@ -18,6 +19,7 @@ class Settings(Structure):
         super().__init__()
         self._mode = "train"
         self._conserve_memory = True
+        self._precision: str | None = None
         self._keep_patches: dict[str, bool] = {}
 
     @property
@@ -62,6 +64,25 @@ class Settings(Structure):
     def keep_patches(self, asked: Mapping[str, bool]) -> None:
         self._keep_patches = as_asked(asked, self._nodes)
         self._changed()
+
+    @property
+    def precision(self) -> str | None:
+        """ "float16" or "bfloat16": convolutions and what lies between compute in it; None: all in one type.
+
+        Parameters stay float32, losses compute in it; see `dagnn.precision`. Not saved to files, like the
+        backend.
+
+        >>> from dagnn.zoo import lenet
+        >>> net = lenet()
+        >>> net.precision = "float16"
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, name: str | None) -> None:
+        if (name := as_precision(name)) != self._precision:
+            self._precision = name
+            self._changed()
 
     @property
     def dtype(self) -> np.dtype | None:

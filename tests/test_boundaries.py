@@ -29,7 +29,8 @@ ALLOWED = {
     "rehearsal": {"backends", "layers", "plan"},
     "recompute": {"errors", "keeping", "layers", "nbytes", "plan", "rehearsal"},
     "structure": {"errors", "geometry", "graph", "layers", "variables"},
-    "settings": {"errors", "keeping", "numpy", "structure"},
+    "precision": {"dtypes", "errors", "layers", "plan", "rewrites", "variables"},
+    "settings": {"errors", "keeping", "numpy", "precision", "structure"},
     "zoo": {"errors", "layers", "net", "numpy"},
     "net": {
         "dtypes",
@@ -40,6 +41,7 @@ ALLOWED = {
         "nbytes",
         "plan",
         "planning",
+        "precision",
         "recompute",
         "rewrites",
         "settings",

@@ -114,6 +114,8 @@ class Layer:
     """
 
     param_specs: ClassVar[tuple[ParamSpec, ...]] = ()
+    in_half: ClassVar[bool] = False
+    """For classes of your own: whether they compute in 16 bits too, with `net.precision`. Else in float32."""
 
     @property
     def params(self) -> tuple[ParamSpec, ...]:
