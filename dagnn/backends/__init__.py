@@ -35,13 +35,17 @@ def get(name: str | Backend, **options: Any) -> Backend:
         if options or not hasattr(name, "xp"):
             raise OptionError(f"backend is one of {', '.join(NAMES)}. Received: {name!r}")
         return name
+    if name == "cupy":
+        from .cupy import checked
+
+        options = checked(**options)
+    elif options and name in NAMES:
+        raise OptionError(f"Backend {name!r} has no options. Received: {', '.join(options)}")
     return _made(name, **options)
 
 
 @cache
 def _made(name: str, **options: Any) -> Backend:
-    if options and name in ("numpy", "reference"):
-        raise OptionError(f"Backend {name!r} has no options. Received: {', '.join(options)}")
     if name == "numpy":
         from .numpy import backend
 

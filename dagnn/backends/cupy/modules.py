@@ -52,21 +52,22 @@ class Kernels:
         self._cupy = cupy
         self._functions: dict[tuple[str, str, str, str], Any] = {}
         self._modules: dict[tuple[str, str, str], Any] = {}
+        self._names: dict[np.dtype, str] = {}
 
-    def each(self, file: str, name: str, dtype: Any, count: int, *args: Any) -> None:
-        """Launch a kernel in which every thread does elements, of which there are `count`, the first argument.
+    def each(self, file: str, name: str, dtype: Any, count: int, *args: Any, per: int = 1) -> None:
+        """Launch a kernel whose threads do `count` elements, its first argument, between them.
 
-        Nothing is launched for no elements.
+        `per` is how many a thread does at once. Nothing is launched for no elements.
         """
         if count:
-            blocks = min(-(-count // THREADS), MOST_BLOCKS)
+            blocks = min(-(-count // (THREADS * per)), MOST_BLOCKS)
             self.blocks(file, name, dtype, (blocks,), (THREADS,), count, *args)
 
     def blocks(
         self, file: str, name: str, dtype: Any, grid: Sequence[int], block: Sequence[int], *args: Any
     ) -> None:
         """Launch a kernel on a grid of blocks of threads."""
-        name_of_type = np.dtype(dtype).name
+        name_of_type = self._name(np.dtype(dtype))
         sizes = [arg if isinstance(arg, int) else getattr(arg, "size", 0) for arg in args]
         index, acc = "int", np.float64 if name_of_type == "float64" else np.float32
         if max(sizes, default=0) >= LARGE:
@@ -81,6 +82,12 @@ class Kernels:
             return acc(arg) if isinstance(arg, float) and not isinstance(arg, np.generic) else arg
 
         self._function(file, name, name_of_type, index)(tuple(grid), tuple(block), tuple(map(native, args)))
+
+    def _name(self, dtype: np.dtype) -> str:
+        """`dtype.name`, which NumPy makes anew each time."""
+        if dtype not in self._names:
+            self._names[dtype] = dtype.name
+        return self._names[dtype]
 
     def _function(self, file: str, name: str, dtype: str, index: str) -> Any:
         key = file, name, dtype, index

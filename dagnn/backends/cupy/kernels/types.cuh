@@ -48,3 +48,12 @@ __device__ inline int quotient(int i, int, RECIPROCAL reciprocal) {
 }
 
 __device__ inline long long quotient(long long i, long long divisor, RECIPROCAL) { return i / divisor; }
+
+// 16 bytes of data, which a thread reads or writes at once.
+#define PACKED (16 / (int)sizeof(REAL))
+struct alignas(16) PACK {
+    REAL of[PACKED];
+};
+
+// Whether this memory may be read by packs.
+__device__ inline bool together(const void* memory) { return (unsigned long long)memory % sizeof(PACK) == 0; }

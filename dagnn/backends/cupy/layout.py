@@ -1,0 +1,46 @@
+"""The two orders in memory that kernels know: dense maps with channels first, and with channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from ..reference.checks import Array
+
+LAST = (0, 2, 3, 1)
+"""The axes of channels-last maps (N, C, H, W) in the order of their memory."""
+
+
+def channels_last(a: Array) -> bool:
+    """Whether (N, C, H, W) maps are dense with channels last, and not with channels first as well.
+
+    >>> import numpy as np
+    >>> channels_last(np.zeros((1, 2, 2, 3))), channels_last(np.zeros((1, 2, 3, 2)).transpose(0, 3, 1, 2))
+    (False, True)
+    """
+    return not a.flags.c_contiguous and a.transpose(LAST).flags.c_contiguous
+
+
+def dense(xp: Any, a: Array, last: bool | None = None) -> Array:
+    """`a` in dense memory, channels last or first as it is or as asked; not copied if it already is so."""
+    if last if last is not None else channels_last(a):
+        return xp.ascontiguousarray(a.transpose(LAST)).transpose(0, 3, 1, 2)
+    return xp.ascontiguousarray(a)
+
+
+def empty_maps(xp: Any, shape: Sequence[int], dtype: Any, last: bool) -> Array:
+    """New (N, C, H, W) maps with arbitrary contents, dense with channels last or first."""
+    if not last:
+        return xp.empty(tuple(shape), dtype)
+    n, c, h, w = shape
+    return xp.empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+
+
+def split(shape: Sequence[int], last: bool) -> tuple[int, int]:
+    """How many numbers lie between two of neighbouring pixels, and between two of neighbouring channels.
+
+    >>> split((8, 3, 5, 5), last=False), split((8, 3, 5, 5), last=True)
+    ((1, 25), (3, 1))
+    """
+    return (shape[1], 1) if last else (1, prod(shape[2:]))
