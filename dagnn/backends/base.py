@@ -18,7 +18,7 @@ from .reference.losses import Losses
 from .reference.normalisation import Normalisation
 from .reference.pooling import Pooling
 from .reference.sampling import Sampling
-from .services import MemoryUse, Ready, Recorder
+from .services import MemoryUse, Ready, Recorder, Steps
 
 __all__ = ["Array", "Backend", "MemoryUse"]
 
@@ -162,6 +162,15 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
         """
         found = [self.xp.isfinite(a).all() for a in arrays if is_floating(a.dtype)]
         return self.xp.asarray(self.xp.stack(found).all() if found else True)
+
+    def steps(self, rule: str) -> Steps | None:
+        """Steps of all parameters at once by the rule of a solver, such as "adam".
+
+        None where one parameter after the other is as good, as here.
+
+        >>> Backend().steps("adam")
+        """
+        return None
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         """A new array with arbitrary contents.

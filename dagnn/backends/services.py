@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 Ready = Callable[[], Mapping[str, Any]]
@@ -29,14 +29,44 @@ class Recorder(Protocol):
     """
 
     def record(self, work: Callable[[], Any]) -> Callable[[], None]:
-        """What does again all that `work` has the device do, with the same arrays; until then nothing is done.
+        """What does again all that `work` has the device do, with the same arrays; nothing is done before.
 
-        Numbers of the host are what they were; results are in the arrays that `work` kept. An error says
+        Numbers of the host stay what they are; results are in the arrays that `work` keeps. An error says
         what can't be recorded.
         """
 
     def live(self, number: int) -> Live:
         """`number`, as a key of `rng` that may change between what is done again."""
+
+
+class Move(NamedTuple):
+    """A parameter in a step of a solver: `new`, which may be `value` itself, is where its value will be.
+
+    `numbers` are what the rule computes with, in its own order; without slots the parameter is averaged:
+    new = numbers[0] value + numbers[1] der.
+    """
+
+    new: Any
+    value: Any
+    der: Any
+    slots: tuple[Any, ...]
+    numbers: Sequence[float]
+
+
+class Steps(Protocol):
+    """Steps of a solver, of all parameters at once."""
+
+    def slots(self, values: Sequence[Any], number: int) -> list[tuple[Any, ...]]:
+        """For each value, so many arrays like it in the type of the step, with arbitrary contents."""
+
+    def prepare(self, moves: Sequence[Move]) -> Hashable:
+        """Say what the next launches are about.
+
+        What was recorded of a launch does the same as a new one for as long as the result is equal.
+        """
+
+    def launch(self) -> None:
+        """Make a step; nothing waits for it."""
 
 
 class MemoryUse(NamedTuple):

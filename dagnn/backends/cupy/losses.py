@@ -18,9 +18,6 @@ TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64
     "float16", "bfloat16", "float32", "float64",
 )  # fmt: skip
 MOST_PARTS = 1024  # blocks whose sums a last one adds up
-WARP = 32
-FEW_PIXELS = 1 << 14
-"""Below, a pixel with many channels gets a warp even where its channels lie far apart."""
 
 
 class Losses(reference.Losses):
@@ -181,9 +178,14 @@ def _given(xp: Any, x: Array, more: list[Any], share: bool) -> _Given:
     args = [x, channels, h * w, w, step, stride, *more]
     if not share:
         return _Given(x, [x.size, *args], x.size)
-    pixels = n * h * w
-    lanes = WARP if channels >= WARP and (stride == 1 or pixels < FEW_PIXELS) else 1
+    pixels, lanes = n * h * w, sharing(channels, n * h * w, stride == 1)
     return _Given(x, [pixels, *args, lanes], pixels * lanes)
+
+
+def sharing(channels: int, pixels: int, last: bool) -> int:
+    """How many threads share the channels of a pixel: a warp, where they are many and lie side by side, or
+    where the pixels are few."""
+    return 32 if channels >= 32 and (last or pixels < 1 << 14) else 1
 
 
 def _blocks(threads: int) -> int:

@@ -180,13 +180,17 @@ class Sampling:
     def _rows_of_channels(self, x: Array) -> Array:
         return self.xp.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(-1, x.shape[1])
 
-    def _samples(self, x: Array, grid: Array) -> _Samples:
-        xp, (n, _, h, w) = self.xp, shape4("x", x.shape)
+    def _check_sampler(self, x: Array, grid: Array) -> None:
+        n = shape4("x", x.shape)[0]
         one_dtype(x=x, grid=grid)
         if grid.ndim != 4 or grid.shape[1] != 2:
             raise ShapeError(f"grid must be (M, 2, H, W), got shape {tuple(grid.shape)}")
         if n == 0 or grid.shape[0] % n:
             raise ShapeError(f"{grid.shape[0]} grids for {n} images: expected a multiple")
+
+    def _samples(self, x: Array, grid: Array) -> _Samples:
+        self._check_sampler(x, grid)
+        xp, (n, _, h, w) = self.xp, x.shape
         image = xp.arange(grid.shape[0]) // (grid.shape[0] // n)
         # Two pixels outside the image everything is zero, however far a sample is.
         row = xp.clip((grid[:, 0] + 1) * ((h - 1) / 2), -2, h + 1)

@@ -38,15 +38,21 @@ class Adam(Elementwise):
     epsilon: float = 1e-8
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    kernel: ClassVar[str] = "adam"
 
     def initial(self, value: Array) -> State:
         """Zeros, and no step taken."""
         return super().initial(value) | {"t": 0}
 
-    def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
-        """A step on pieces of (new w, w, dzdw, m, v); see `Elementwise.rule`."""
+    def numbers(self, state: State, learning_rate: float, weight_decay: float) -> tuple[float, ...]:
+        """(learning rate / (1 - beta1^t), weight decay, beta1, beta2, epsilon, 1 / (1 - beta2^t), 1)"""
         rate = learning_rate / (1 - self.beta1 ** state["t"])
         correction = 1 / (1 - self.beta2 ** state["t"])
+        return rate, weight_decay, self.beta1, self.beta2, self.epsilon, correction, 1.0
+
+    def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
+        """A step on pieces of (new w, w, dzdw, m, v); see `Elementwise.rule`."""
+        rate, *_, correction, _ = self.numbers(state, learning_rate, weight_decay)
 
         def work(new, value, der, m, v):
             one, two = scratch(m), scratch(m)
@@ -74,6 +80,13 @@ class AdamW(Adam):
     """
 
     weight_decay: float = 0.01
+
+    kernel: ClassVar[str] = "adam"
+
+    def numbers(self, state: State, learning_rate: float, weight_decay: float) -> tuple[float, ...]:
+        """Those of `Adam` without weight decay, and 1 - learning rate x weight decay instead of 1."""
+        *adam, _ = super().numbers(state, learning_rate, 0.0)
+        return *adam, 1 - learning_rate * weight_decay
 
     def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
         """A step on pieces of (new w, w, dzdw, m, v); see `Elementwise.rule`."""

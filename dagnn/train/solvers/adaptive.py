@@ -14,8 +14,19 @@ if TYPE_CHECKING:
     from ...backends.base import Array
 
 
+class Adaptive(Elementwise):
+    """Base of solvers with the options `rho` and `epsilon`."""
+
+    rho: float
+    epsilon: float
+
+    def numbers(self, state: State, learning_rate: float, weight_decay: float) -> tuple[float, ...]:
+        """(learning rate, weight decay, rho, epsilon)"""
+        return learning_rate, weight_decay, self.rho, self.epsilon
+
+
 @dataclass(eq=False)
-class AdaGrad(Elementwise):
+class AdaGrad(Adaptive):
     """AdaGrad, as MatConvNet's `+solver/adagrad.m`.
 
         d = dzdw + weight_decay w
@@ -35,6 +46,7 @@ class AdaGrad(Elementwise):
     epsilon: float = 1e-10
 
     slots: ClassVar[tuple[str, ...]] = ("s",)
+    kernel: ClassVar[str] = "adagrad"
     limits: ClassVar[dict[str, tuple[float, float]]] = Solver.limits | {"rho": (0, np.nextafter(1, 2))}
 
     def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
@@ -52,7 +64,7 @@ class AdaGrad(Elementwise):
 
 
 @dataclass(eq=False)
-class RMSProp(Elementwise):
+class RMSProp(Adaptive):
     """RMSProp, as MatConvNet's `+solver/rmsprop.m`.
 
         d = dzdw + weight_decay w
@@ -71,6 +83,7 @@ class RMSProp(Elementwise):
     epsilon: float = 1e-8
 
     slots: ClassVar[tuple[str, ...]] = ("s",)
+    kernel: ClassVar[str] = "rmsprop"
 
     def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
         """A step on pieces of (new w, w, dzdw, s); see `Elementwise.rule`."""
@@ -85,7 +98,7 @@ class RMSProp(Elementwise):
 
 
 @dataclass(eq=False)
-class AdaDelta(Elementwise):
+class AdaDelta(Adaptive):
     """AdaDelta, as MatConvNet's `+solver/adadelta.m`.
 
         d = dzdw + weight_decay w
@@ -106,6 +119,7 @@ class AdaDelta(Elementwise):
     epsilon: float = 1e-6
 
     slots: ClassVar[tuple[str, ...]] = ("s", "u")
+    kernel: ClassVar[str] = "adadelta"
 
     def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
         """A step on pieces of (new w, w, dzdw, s, u); see `Elementwise.rule`."""

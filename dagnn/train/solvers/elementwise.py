@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from ...backends.numpy import memory, passes, threads
-from .solver import Solver, State, wide
+from ...backends.services import Move
+from .solver import Moving, Solver, State, wide
 
 if TYPE_CHECKING:
     from ...backends.base import Array
+    from ...backends.services import Steps
+    from ...net import DagNN
     from ...variables import Param
 
 Rule = Callable[..., None]
@@ -24,14 +27,21 @@ PIECE = 1 << 17
 class Elementwise(Solver):
     """Base of solvers whose step of one element needs no other: they define `rule` instead of `update`.
 
-    NumPy's arrays are cut into pieces that stay in cache while a thread does all of a step to them.
+    NumPy's arrays are cut into pieces that stay in cache while a thread does all of a step to them. Where a
+    backend knows the rule by the name `kernel`, it moves all parameters at once, by `numbers`.
     """
+
+    kernel: ClassVar[str] = ""
 
     def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
         """A step as work(new, value, der, *slots) on pieces of arrays, which writes `new` and the slots.
 
         `new` may be `value` itself.
         """
+        raise NotImplementedError
+
+    def numbers(self, state: State, learning_rate: float, weight_decay: float) -> tuple[float, ...]:
+        """What `rule` computes with, but for arrays."""
         raise NotImplementedError
 
     def update(
@@ -62,6 +72,62 @@ class Elementwise(Solver):
             return self._move(value, value, param.der, state, *self._rates(param))
         finally:
             param._own(value)
+
+    def _follow(self, net: DagNN) -> None:
+        if self._backend is not net.backend:
+            self._at_once: Steps | None = None
+            self._homes: dict[str, State] = {}  # slots in the flat buffers of the backend
+            kernel = self._known_kernel()
+            self._at_once = net.backend.steps(kernel) if kernel else None
+        super()._follow(net)
+
+    def _known_kernel(self) -> str:
+        """The kernel's name, unless a subclass without a kernel of its own has changed the step."""
+        steps = ("rule", "update", "initial", "kernel")
+        owner = next(kind for kind in type(self).__mro__ if any(name in vars(kind) for name in steps))
+        return vars(owner).get("kernel", "")
+
+    def _steps_at_once(self) -> Steps | None:
+        return self._at_once
+
+    def _prepare(self, steps: Steps, moving: Sequence[Moving], in_place: bool = False) -> Hashable:
+        """Let the next launches of `steps` move these parameters, which have their new arrays already.
+
+        `in_place`: in their arrays, whoever holds them.
+        """
+        self._settle(steps, moving)
+        moves = []
+        for name, param, state, fanout in moving:
+            mine = in_place or only_holder(param, "_value")
+            new: Any = param._value if mine else np.empty_like(cast("Array", param._value))
+            slots: tuple[Any, ...] = ()
+            if state is None:
+                rate = float(param.learning_rate)
+                numbers: tuple[float, ...] = (1 - rate, rate / fanout)
+            else:
+                state = self.state[name] = self._counted(self.state[name])
+                slots = tuple(state[slot] for slot in self.slots)
+                numbers = self.numbers(state, *self._rates(param))
+            moves.append(Move(new, param._value, param.der, slots, numbers))
+            param._own(new)
+        return steps.prepare(moves)
+
+    def _settle(self, steps: Steps, moving: Sequence[Moving]) -> None:
+        """Bring slots that are elsewhere, or in another order of memory, into flat buffers."""
+        loose = []
+        for name, param, state, _ in moving:
+            if state is None:
+                continue
+            self.state[name], home, order = state, self._homes.get(name, {}), _order(param._value)
+            if any(state[k] is not home.get(k) or _order(state[k]) != order for k in self.slots):
+                loose.append((name, param._value))
+        self._homes = {name: home for name, home in self._homes.items() if name in self.state}
+        flat = steps.slots([value for _, value in loose], len(self.slots)) if loose else []
+        for (name, _), arrays in zip(loose, flat, strict=True):
+            home = self._homes[name] = dict(zip(self.slots, arrays, strict=True))
+            for slot, array in home.items():
+                array[...] = self.state[name][slot]
+            self.state[name] = self.state[name] | home
 
 
 def in_pieces(work: Rule, *arrays: Array) -> None:
@@ -103,6 +169,8 @@ def only_holder(owner: Any, name: str) -> bool:
         owner, name = getattr(owner, name), "base"
         if isinstance(owner, memory._Lease):
             return True
+        if owner.base is None and not isinstance(owner, np.ndarray):
+            return True  # an array of CuPy
         if type(owner) is not np.ndarray or owner.base is None:
             return type(owner) is np.ndarray and owner.flags.owndata
     return False

@@ -40,6 +40,11 @@ class SGD(Elementwise):
     nesterov: bool = False
 
     slots: ClassVar[tuple[str, ...]] = ("m",)
+    kernel: ClassVar[str] = "sgd"
+
+    def numbers(self, state: State, learning_rate: float, weight_decay: float) -> tuple[float, ...]:
+        """(learning rate, weight decay, momentum, 1 for Nesterov's)"""
+        return learning_rate, weight_decay, self.momentum, float(self.nesterov)
 
     def rule(self, state: State, learning_rate: float, weight_decay: float) -> Rule:
         """A step on pieces of (new w, w, dzdw, m); see `Elementwise.rule`."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -14,10 +14,20 @@ from ...errors import DTypeError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from ...backends.base import Array, Backend
+    from ...backends.services import Steps
     from ...net import DagNN
     from ...variables import Param
 
 State = dict[str, Any]
+
+
+class Moving(NamedTuple):
+    """A parameter that moves; `state` is None where it is averaged, over `fanout` layers."""
+
+    name: str
+    param: Param
+    state: State | None
+    fanout: int
 
 
 class Solver:
@@ -104,21 +114,39 @@ class Solver:
         ------
         ShapeError, DTypeError : the state of a parameter is not like its value any more.
         """
+        moving = self._moving(net)
+        with net.backend.evaluation():
+            if steps := self._steps_at_once():
+                self._prepare(steps, moving)
+                steps.launch()
+                return
+            for name, param, state, fanout in moving:
+                if state is not None:
+                    self.state[name] = self._step(param, state)
+                else:
+                    value = average(_wide(param.value), _wide(param.der), float(param.learning_rate), fanout)
+                    self._give(param, value)
+
+    def _moving(self, net: DagNN) -> list[Moving]:
+        """The parameters to move now, checked."""
         self._follow(net)
         fanout = Counter(name for node in net.layers.values() for name in node.params)
-        moving = {name: p for name, p in net.params.items() if p.trainable and p.der is not None}
-        by_der = {
-            name: p for name, p in moving.items() if p.train_method == "gradient" and any(self._rates(p))
-        }
-        states = {name: self._state_for(name, param) for name, param in by_der.items()}
-        for name, param in moving.items():
-            if name in states:
-                self.state[name] = self._step(param, states[name])
-            elif param.train_method == "average":
-                value = average(
-                    _wide(param.value), _wide(param.der), float(param.learning_rate), fanout[name]
-                )
-                self._give(param, value)
+        moving = []
+        for name, param in net.params.items():
+            if not param.trainable or param.der is None:
+                continue
+            if param.train_method == "average":
+                moving.append(Moving(name, param, None, fanout[name]))
+            elif any(self._rates(param)):
+                moving.append(Moving(name, param, self._state_for(name, param), fanout[name]))
+        return moving
+
+    def _steps_at_once(self) -> Steps | None:
+        """What moves all parameters at once on the backend at hand, if anything does."""
+        return None
+
+    def _prepare(self, steps: Steps, moving: Sequence[Moving], in_place: bool = False) -> Hashable:
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state as NumPy arrays and integers, for `dagnn.save(net, path, extra=...)`:
