@@ -430,6 +430,7 @@ def _module() -> ModuleType:
         setattr(module, own.__name__, own)
     module.cuda = cuda
     module.get_default_memory_pool = lambda: emulated_cuda._default_pool
+    module.get_default_pinned_memory_pool = emulated_cuda.PinnedMemoryPool
     return module
 
 

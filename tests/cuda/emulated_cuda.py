@@ -204,6 +204,13 @@ class PinnedMemoryPointer(bytearray):
         return len(self)
 
 
+class PinnedMemoryPool:
+    """Keeps nothing."""
+
+    def free_all_blocks(self) -> None:
+        pass
+
+
 class Graph:
     """What a stream was told while it captured, to be done again and again."""
 

@@ -18,12 +18,13 @@ from .normalisation import Normalisation
 from .pooling import Pooling
 from .random import Philox
 from .sampling import Sampling
+from .services import Services
 from .solvers import Steps
 
 INSTALL = "pip install 'dagnn[cuda13]' (or 'dagnn[cuda12]' for CUDA 12)"
 
 
-class CuPyBackend(Pooling, Normalisation, Sampling, Losses, Activation, Elementwise, Backend):
+class CuPyBackend(Services, Pooling, Normalisation, Sampling, Losses, Activation, Elementwise, Backend):
     """Kernels on CuPy arrays; BackendError where CuPy or a CUDA device is missing.
 
     device : the number of the device that its arrays are on.
