@@ -342,11 +342,11 @@ class DagNN(Settings):
         """
         new, old = backends.get(backend, **options), self.backend
 
-        def moved(array: Any) -> Any:
-            return new.asarray(old.to_numpy(array)) if old.owns(array) else array
+        def moved(array: Any, take: Any = new.asarray) -> Any:
+            return take(old.to_numpy(array)) if old.owns(array) else array
 
         with shortage_explained(new.memory_use):
-            values = {name: moved(param._value) for name, param in self._params.items()}
+            values = {name: moved(param._value, new.parameter) for name, param in self._params.items()}
             states = {name: {k: moved(v) for k, v in state.items()} for name, state in self.state.items()}
         self._clear_vars()
         self._changed()
