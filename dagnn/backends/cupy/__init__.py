@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import BackendError, OptionError
 from ...nbytes import as_bytes
 from ..base import Array, Backend
+from .convolution import Convolution
 from .elementwise import Activation, Elementwise
 from .graphs import Recorder
 from .losses import Losses
@@ -24,7 +25,9 @@ from .solvers import Steps
 INSTALL = "pip install 'dagnn[cuda13]' (or 'dagnn[cuda12]' for CUDA 12)"
 
 
-class CuPyBackend(Services, Pooling, Normalisation, Sampling, Losses, Activation, Elementwise, Backend):
+class CuPyBackend(
+    Services, Convolution, Pooling, Normalisation, Sampling, Losses, Activation, Elementwise, Backend
+):
     """Kernels on CuPy arrays; BackendError where CuPy or a CUDA device is missing.
 
     device : the number of the device that its arrays are on.
@@ -48,7 +51,14 @@ class CuPyBackend(Services, Pooling, Normalisation, Sampling, Losses, Activation
         deterministic: bool = True,
         channels_last: bool | None = None,
     ) -> None:
-        self._options = checked(device=device, tf32=tf32, autotune=autotune, workspace_limit=workspace_limit)
+        self._options = checked(
+            device=device,
+            tf32=tf32,
+            autotune=autotune,
+            workspace_limit=workspace_limit,
+            deterministic=deterministic,
+            channels_last=channels_last,
+        )
         self._index = self._options["device"]
         self._cupy = _cupy(self._index)
         self._kernels = Kernels(self._cupy)
