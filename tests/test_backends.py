@@ -21,7 +21,7 @@ from dagnn.errors import BackendError, DTypeError, OptionError, ShapeError
 
 REFERENCE, FAST = get("reference"), get("numpy")
 SERVICES = {"name", "xp", "asarray", "to_numpy", "owns", "rng", "evaluation", "release_idle"} | {
-    "parameter", "constant", "cast", "finite", "empty", "zeros", "memory_use", "prefetcher", "steps",
+    "parameter", "constant", "cast", "finite", "empty", "empty_maps", "zeros", "memory_use", "prefetcher", "recorder", "steps",
 }  # fmt: skip
 
 

@@ -180,6 +180,14 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
         """
         return self.xp.empty(shape, dtype)
 
+    def empty_maps(self, shape: Sequence[int], dtype: Any) -> Array:
+        """New (N, C, H, W) maps with arbitrary contents, in the order of memory in which convolutions write.
+
+        >>> Backend().empty_maps((1, 2, 3, 4), "float32").shape
+        (1, 2, 3, 4)
+        """
+        return self.empty(shape, dtype)
+
     def zeros(self, shape: Sequence[int], dtype: Any) -> Array:
         """A new array of zeros.
 
