@@ -20,9 +20,11 @@ settings.register_profile(
 settings.load_profile("dagnn")
 
 
-@pytest.fixture(params=NAMES, scope="session")
+@pytest.fixture(params=[*NAMES, "cupy-emulated"], scope="session")
 def backend(request):
-    """Every backend in turn; one that cannot run here is skipped, saying why."""
+    """Every backend in turn, CuPy's on a CPU too; one that cannot run here is skipped, saying why."""
+    if request.param == "cupy-emulated":
+        return request.getfixturevalue("emulated")
     try:
         return get(request.param)
     except BackendError as error:
@@ -36,7 +38,12 @@ def emulated():
 
 
 def emulate():
-    """A CuPyBackend on the emulated CuPy; skips where there is no compiler."""
+    """A CuPyBackend on the emulated CuPy; skips where there is no compiler.
+
+    With DAGNN_TEST_GPU=1 in the environment it is the real one, on the GPU.
+    """
+    if os.environ.get("DAGNN_TEST_GPU") == "1":
+        return CuPyBackend()
     if why := stand_in.missing():
         pytest.skip(why)
     with pytest.MonkeyPatch.context() as patch:
