@@ -50,6 +50,10 @@ class NumPyBackend(Convolution, Pooling, Normalisation, Elementwise, Backend):
     def empty(self, shape, dtype):
         return memory.empty(shape, dtype)
 
+    def empty_maps(self, shape, dtype):
+        n, channels, height, width = shape
+        return memory.empty((n, height, width, channels), dtype).transpose(0, 3, 1, 2)
+
     def zeros(self, shape, dtype):
         zeros = memory.empty(shape, dtype)
         zeros.fill(0)
@@ -93,6 +97,7 @@ norm_offset = backend.norm_offset
 norm_offset_dzdx = backend.norm_offset_dzdx
 loss = backend.loss
 loss_dzdx = backend.loss_dzdx
+check_labels = backend.check_labels
 smooth_l1 = backend.smooth_l1
 smooth_l1_dzdx = backend.smooth_l1_dzdx
 pdist = backend.pdist
