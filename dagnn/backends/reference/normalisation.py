@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...dtypes import is_half
 from ...errors import OptionError, ShapeError
 from ...geometry import Quad, pair, shape4
 from .checks import Array, one_dtype, same_shape
@@ -39,15 +40,16 @@ class Normalisation:
         Parameters
         ----------
         x : (N, C, H, W).
-        multipliers, biases : (C,).
+        multipliers, biases : (C,), of the type of x, or float32 where x has 16 bits.
         epsilon : added to the variance. Note that the BatchNorm layer's default is 1e-5.
         moments : (C, 2) = [mean, sigma], used as they are (epsilon is not added again), or None to
             measure them on x.
         add : added to y before `relu`; it has the shape of x.
         relu : None, or the leak of a ReLU applied last (0 for a plain one).
 
-        Returns (y, moments). The variance is summed around the mean, so that no digits are lost where
-        the mean is large. Raises ShapeError or DTypeError.
+        Returns (y, moments), the moments in the type of the multipliers. The variance is summed around
+        the mean, so that no digits are lost where the mean is large; what has 16 bits is normalised in
+        float32 and rounded once. Raises ShapeError or DTypeError.
         MatConvNet manual, section 4.6.2; vl_nnbnorm; Ioffe & Szegedy 2015 (arXiv:1502.03167).
 
         >>> import numpy as np
@@ -59,6 +61,10 @@ class Normalisation:
         """
         xp = self.xp
         self._check_batch_norm(x, multipliers, biases, moments, add)
+        if is_half(x.dtype):
+            wide = [_widened(a) for a in (x, multipliers, biases, moments, add)]
+            y, found = self.batch_norm(*wide[:3], epsilon=epsilon, moments=wide[3], add=wide[4], relu=relu)
+            return y.astype(x.dtype), found.astype(multipliers.dtype)
         if moments is None:
             count = max(x.size // x.shape[1], 1)
             rough = (self._channel_sums(x) / count).astype(x.dtype)
@@ -97,6 +103,10 @@ class Normalisation:
         (array([[[[3., 3.]]]]), array([-1.]), array([2.]))
         """
         self._check_batch_norm_ders(dzdy, x, multipliers, moments)
+        if is_half(x.dtype):
+            wide = (_widened(a) for a in (dzdy, x, multipliers, moments))
+            dzdx, *ders = self.batch_norm_ders(*wide, given=given)
+            return dzdx.astype(x.dtype), *(der.astype(multipliers.dtype) for der in ders)
         mean, sigma = moments[:, 0], moments[:, 1]
         count = max(x.size // x.shape[1], 1)
         centred = x - _column(mean)
@@ -336,9 +346,7 @@ class Normalisation:
 
         Where every window holds all channels, the one sum they share: (N, 1, H, W).
         """
-        if not size >= 1 or size != int(size):
-            raise OptionError(f"size must be a whole number of channels, at least 1. Received: {size!r}")
-        before, after = (int(size) - 1) // 2, int(size) // 2
+        before, after = channel_window(size)
         if backward:
             before, after = after, before
         last = a.shape[1] - 1
@@ -365,14 +373,27 @@ class Normalisation:
         return self.xp.maximum((x * x).sum(axis=1, keepdims=True), 1e-8)
 
 
+def channel_window(size: int) -> tuple[int, int]:
+    """How many channels before and after its own a window of `size` holds."""
+    if not size >= 1 or size != int(size):
+        raise OptionError(f"size must be a whole number of channels, at least 1. Received: {size!r}")
+    return (int(size) - 1) // 2, int(size) // 2
+
+
 def _column(values: Array) -> Array:
     """(C,) so that it broadcasts against (N, C, H, W)."""
     return values[:, None, None]
 
 
+def _widened(a: Array | None) -> Array | None:
+    """As float32."""
+    return None if a is None else a.astype("float32")
+
+
 def _check_channels(x: Array, **arrays: Array | None) -> None:
     channels = shape4("x", x.shape)[1]
-    one_dtype(x=x, **arrays)
+    if not is_half(x.dtype) or any(a.dtype != "float32" for a in arrays.values() if a is not None):
+        one_dtype(x=x, **arrays)
     for name, array in arrays.items():
         expected = (channels, 2) if name == "moments" else (channels,)
         if array is not None and tuple(array.shape) != expected:

@@ -268,6 +268,19 @@ class Pooling:
             xp.add.at(dzdx.reshape(-1), target[winner >= 0], dzdy[winner >= 0])
         return dzdx.reshape(n, h, w, c).transpose(0, 3, 1, 2)
 
+    @staticmethod
+    def _checked_bins(
+        x: Array, rois: Array, x_shape: Sequence[int], subdivisions: int | Sequence[int], method: str
+    ) -> Pair:
+        """How many bins there are down and across, unless the arguments are wrong."""
+        shape4("x", x_shape)
+        one_dtype(x=x)
+        if rois.ndim != 2 or rois.shape[0] != 5 or rois.shape[1] < 1:
+            raise ShapeError(f"rois must be (5, R) with R at least 1, got shape {tuple(rois.shape)}")
+        if method not in ("max", "avg"):
+            raise OptionError(f"method is 'max' or 'avg'. Received: {method!r}")
+        return pair("subdivisions", subdivisions)
+
     def _bins(
         self,
         x: Array,
@@ -277,17 +290,13 @@ class Pooling:
         transform: float | Sequence[Any],
         method: str,
     ) -> _Bins:
-        xp, (n, _, *image_size) = self.xp, shape4("x", x_shape)
-        one_dtype(x=x)
-        if rois.ndim != 2 or rois.shape[0] != 5 or rois.shape[1] < 1:
-            raise ShapeError(f"rois must be (5, R) with R at least 1, got shape {tuple(rois.shape)}")
-        if method not in ("max", "avg"):
-            raise OptionError(f"method is 'max' or 'avg'. Received: {method!r}")
+        bins = self._checked_bins(x, rois, x_shape, subdivisions, method)
+        xp, (n, _, *image_size) = self.xp, x_shape
         # As MatConvNet does, in the type of x: rounding decides which pixels a bin gets.
         real = np.float64 if x.dtype == np.float64 else np.float32
-        rois, matrix = rois.astype(real), _affine(transform).astype(real)
+        rois, matrix = rois.astype(real), affine(transform).astype(real)
         edges = []
-        for axis, parts in ((1, pair("subdivisions", subdivisions)[0]), (0, pair("", subdivisions)[1])):
+        for axis, parts in ((1, bins[0]), (0, bins[1])):
             a, b, t = (float(value) for value in matrix[axis])
             first, last = (_round(xp, a * rois[k] + b * rois[k + 1] + t + 1) - 1 for k in (1, 3))
             part = xp.maximum(last - first + 1, 1) / parts
@@ -345,7 +354,7 @@ def _round(xp: Any, a: Array) -> Array:
     return xp.trunc(a + xp.copysign(a.dtype.type(0.5), a))
 
 
-def _affine(transform: float | Sequence[Any]) -> np.ndarray:
+def affine(transform: float | Sequence[Any]) -> np.ndarray:
     """[A t] as a 2 x 3 matrix from a scale, two scales, or the matrix itself."""
     given = np.asarray(transform, np.float64)
     if given.shape == (2, 3):
