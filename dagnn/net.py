@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import backends
+from .capture import Captures
 from .dtypes import floating, is_floating
 from .errors import DTypeError, GraphError, OptionError, ShapeError, shortage_explained, shorten
 from .geometry import Shape
@@ -20,7 +21,7 @@ from .nbytes import as_bytes
 from .plan import Arrays, Form, Plan, Request, Step, owner, shape_and_type
 from .planning import make_plan
 from .precision import FULL, Copies, mixed
-from .recompute import Replay, within
+from .recompute import Replay, at_most, within
 from .rewrites import apart, fuse, outdated
 from .settings import Settings
 from .structure import Names
@@ -57,6 +58,8 @@ class DagNN(Settings):
     ----------
     backend : what it runs on.
     conserve_memory : let go of every array nobody needs any more (default True).
+    capture : replay evaluations whose like came before as CUDA graphs, on a backend that has such; others
+        ignore it (default False). Results are copied out of the graph's arrays; see docs/gpu.md.
     accumulate_param_ders : add parameter derivatives to those already there (default False).
     parameter_server : an object whose `push(name, der)` takes the parameter derivatives instead of `der`.
     hold_on : don't push yet; with `accumulate_param_ders`, sub-batches add up first (default False).
@@ -71,6 +74,7 @@ class DagNN(Settings):
         self.backend = backends.get(backend, **options)
         self.watch: Callable[[Plan], Plan] | None = None
         self.accumulate_param_ders = False
+        self.capture = self._borrows = False  # to borrow: take a graph's own arrays, until its next launch
         self.parameter_server: Any = None
         self.hold_on = False
         self.meta: dict[str, Any] = {}
@@ -123,10 +127,18 @@ class DagNN(Settings):
         self._check_params(plan)
         self._clear_vars()
         self.evaluation += 1
-        context, before = self._context, None
+        context: Callable[[Step], Context] = self._context
+        before = captures = None
         with self.backend.evaluation(), shortage_explained(self.backend.memory_use):
             values = {name: self.backend.asarray(value) for name, value in inputs.items()}
             plan = plan if budget is None else self._within(budget, plan, values)
+            if self.capture and self.watch is None:
+                captures = self._captures()
+                if left := captures.replay(plan, request, inputs, values, der_outputs, budget):
+                    self._keep_values(plan, left.values)
+                    if der_outputs:
+                        self._keep_ders(plan, {}, left.ders, left.ders_of_params)
+                    return {name: left.values[name] for name in plan.outputs}
             plan = plan if self.watch is None else self.watch(plan)
             if budget is not None:
                 replay = Replay(plan, values, self._context, self.backend)
@@ -139,6 +151,8 @@ class DagNN(Settings):
                 useful = {name: seeds[name] for name in seeds if name in plan.seeds}
                 self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms, before))
         return {name: values[name] for name in plan.outputs}
+            if captures is not None and budget is None:
+                captures.saw(plan, request, forms)
 
     def _request(
         self,
@@ -195,7 +209,7 @@ class DagNN(Settings):
         forms = {name: (value.shape, value.dtype) for name, value in values.items()}
         kept = {name for name, keeping in self._cache["keepings"].items() if keeping.pays}
         for source, key, its_forms, made in known:
-            if source is plan and key == (budget, kept) and _at_most(forms, its_forms):
+            if source is plan and key == (budget, kept) and at_most(forms, its_forms):
                 return made
         made = within(settled(apart(plan), kept), budget, values, self._context)
         known[MOST_PLANS:] = []
@@ -213,14 +227,22 @@ class DagNN(Settings):
             for param in self._params.values():
                 param.der = None
 
-    def _context(self, step: Step) -> Context:
+    def _captures(self) -> Captures:
+        if "captures" not in self._cache:
+            self._cache["captures"] = Captures(self)
+        return self._cache["captures"]
+
+    def _context(
+        self, step: Step, evaluation: int | None = None, state: dict[str, Any] | None = None
+    ) -> Context:
+        number = self.evaluation if evaluation is None else evaluation
         return Context(
             self.backend,
             self._mode,
-            partial(self.backend.rng, self.seed, self.evaluation, step.key),
+            partial(self.backend.rng, self.seed, number, step.key),
             step.wants_inputs,
             step.wants_params,
-            self.state.get(step.name, {}),
+            self.state.get(step.name, {}) if state is None else state,
         )
 
     def _seed(self, name: str, der: Any, forms: Mapping[str, Form]) -> Array:
@@ -386,6 +408,7 @@ class DagNN(Settings):
         net._keep_patches = dict(self._keep_patches)
         net.accumulate_param_ders, net.hold_on = self.accumulate_param_ders, self.hold_on
         net.seed, net.evaluation = self.seed, self.evaluation
+        net.capture = self.capture
         net.meta = copy.deepcopy(self.meta)
         return net
 
@@ -442,16 +465,6 @@ class DagNN(Settings):
         from .summary import describe
 
         return describe(self)
-
-
-def _at_most(forms: Mapping[str, Form], others: Mapping[str, Form]) -> bool:
-    """Whether no array is larger than the other of its name, along any axis."""
-    return all(
-        dtype == others[name][1]
-        and len(shape) == len(others[name][0])
-        and all(n <= most for n, most in zip(shape, others[name][0], strict=True))
-        for name, (shape, dtype) in forms.items()
-    )
 
 
 def _apart(der: Any, owners: set[int]) -> Any:

@@ -235,7 +235,7 @@ class Plan:
                 der = None
                 del der_inputs, der_ws
         except Exception as error:
-            _explain(error, step, zip(step.outputs, arriving, strict=False) if step else (), "der of ")
+            explain(error, step, zip(step.outputs, arriving, strict=False) if step else (), "der of ")
             raise
         return ders, der_params if self.copies is None else self.copies.widened(der_params)
 
@@ -288,7 +288,7 @@ def run(
         if step is not None:
             if step.fused is not None:
                 _run_apart(step.fused.plain, values, context)
-            _explain(error, step, zip(step.inputs, inputs, strict=False))
+            explain(error, step, zip(step.inputs, inputs, strict=False))
         raise
     return contexts
 
@@ -394,7 +394,7 @@ def _fitting(der: Any, shape: tuple[int, ...], dtype: Any, name: str) -> Any:
     return der
 
 
-def _explain(error: Exception, step: Step | None, arrays: Any, prefix: str = "") -> None:
+def explain(error: Exception, step: Step | None, arrays: Any, prefix: str = "") -> None:
     """Say once, in whatever went wrong, in which layer it was and what that layer had received."""
     if step is None:
         return

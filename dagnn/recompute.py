@@ -24,6 +24,16 @@ from .rehearsal import Made, Rehearsal, record
 # ---- choosing
 
 
+def at_most(forms: Mapping[str, Form], others: Mapping[str, Form]) -> bool:
+    """Whether no array is larger than the other of its name, along any axis."""
+    return all(
+        dtype == others[name][1]
+        and len(shape) == len(others[name][0])
+        and all(n <= most for n, most in zip(shape, others[name][0], strict=True))
+        for name, (shape, dtype) in forms.items()
+    )
+
+
 def within(plan: Plan, budget: int, values: Arrays, context: Callable[[Step], Context]) -> Plan:
     """The plan, rewritten so that its evaluation takes at most `budget` bytes.
 

@@ -27,6 +27,7 @@ ALLOWED = {
     "planning": {"errors", "graph", "layers", "plan", "variables"},
     "rewrites": {"errors", "layers", "variables", "plan"},
     "rehearsal": {"backends", "layers", "plan"},
+    "capture": {"backends", "errors", "layers", "numpy", "plan", "variables"},
     "recompute": {"errors", "keeping", "layers", "nbytes", "plan", "rehearsal"},
     "structure": {"errors", "geometry", "graph", "layers", "variables"},
     "precision": {"dtypes", "errors", "layers", "plan", "rewrites", "variables"},
@@ -34,6 +35,7 @@ ALLOWED = {
     "zoo": {"errors", "layers", "net", "numpy"},
     "net": {
         "dtypes",
+        "capture",
         "errors",
         "geometry",
         "keeping",

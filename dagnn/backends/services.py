@@ -35,6 +35,9 @@ class Recorder(Protocol):
         what can't be recorded.
         """
 
+    def place(self, array: Any) -> Hashable:
+        """Where an array lies, and how: to recorded work, arrays with the same place are the same."""
+
     def live(self, number: int) -> Live:
         """`number`, as a key of `rng` that may change between what is done again."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -116,6 +116,11 @@ class Layer:
     param_specs: ClassVar[tuple[ParamSpec, ...]] = ()
     in_half: ClassVar[bool] = False
     """For classes of your own: whether they compute in 16 bits too, with `net.precision`. Else in float32."""
+    initial_state: ClassVar[Mapping[str, float]] = {}
+    """What an empty `ctx.state` stands for, where the layer begins with numbers."""
+    capturable: ClassVar[bool] = False
+    """Whether forward and backward do nothing but call `ctx.backend` and array functions, so that they may be
+    recorded once and replayed with other numbers in the same arrays; see `DagNN.capture`."""
 
     @property
     def params(self) -> tuple[ParamSpec, ...]:

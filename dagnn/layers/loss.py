@@ -8,6 +8,8 @@ from typing import ClassVar
 from .layer import Layer, count
 from .options import flag, one_of, real, whole
 
+START = {"average": 0.0, "num_averaged": 0}  # of a running average
+
 
 @dataclass
 class Loss(Layer):
@@ -53,6 +55,8 @@ class Loss(Layer):
         *("binaryerror", "binarylog", "logistic", "hinge"),
     )
 
+    initial_state = START
+
     def __post_init__(self):
         self.normalise = flag("normalise", self.normalise)
         self.ignore_average = flag("ignore_average", self.ignore_average)
@@ -76,7 +80,7 @@ class Loss(Layer):
     def forward(self, ctx, inputs, params):
         count(self, "inputs", len(inputs), 2, 3)
         y = ctx.backend.loss(*inputs, **self._options)
-        if not self.ignore_average:
+        if not self.ignore_average and inputs[0].size:
             n, c = inputs[0].shape[:2]
             total = y.astype("float64") * n if self.normalise else y.astype("float64")
             update_average(ctx.state, total, inputs[0].size // c)
@@ -99,8 +103,6 @@ class Loss(Layer):
 
 def update_average(state, total, number):
     """Let `total`, the sum of `number` losses, take part in the running `average` of `state`."""
-    if not number:
-        return  # an empty batch
-    before = state.get("num_averaged", 0)
-    state["average"] = (before * state.get("average", 0.0) + total) / (before + number)
+    before, average = (state.get(key, START[key]) for key in ("num_averaged", "average"))
+    state["average"] = (before * average + total) / (before + number)
     state["num_averaged"] = before + number

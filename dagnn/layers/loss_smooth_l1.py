@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .layer import Layer, count
-from .loss import update_average
+from .loss import START, update_average
 from .options import flag, real
 
 
@@ -28,6 +28,8 @@ class LossSmoothL1(Layer):
     sigma: float = 1.0
     ignore_average: bool = False
 
+    initial_state = START
+
     def __post_init__(self):
         self.ignore_average = flag("ignore_average", self.ignore_average)
         self.sigma = real("sigma", self.sigma, above=0)
@@ -39,7 +41,7 @@ class LossSmoothL1(Layer):
     def forward(self, ctx, inputs, params):
         count(self, "inputs", len(inputs), 2, 3)
         y = ctx.backend.smooth_l1(*inputs, sigma=self.sigma)
-        if not self.ignore_average:
+        if not self.ignore_average and inputs[0].size:
             x, _, *weights = inputs
             # A batch of zero weights must not divide 0 by 0.
             number = weights[0].sum(dtype="float64") + 1e-9 if weights else x.size

@@ -53,13 +53,15 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         host = np.ndarray(shape, dtype, memptr.mem.bytes[start:], strides=strides, order=order)
         self._set(host, memptr.mem)
 
-    def _set(self, host: np.ndarray, memory: emulated_cuda.Memory) -> "ndarray":
-        self._host, self._memory = host, memory
+    def _set(
+        self, host: np.ndarray, memory: emulated_cuda.Memory, base: "ndarray | None" = None
+    ) -> "ndarray":
+        self._host, self._memory, self.base = host, memory, base
         return self
 
     @classmethod
-    def _of(cls, host: np.ndarray, memory: emulated_cuda.Memory) -> "ndarray":
-        return cls.__new__(cls)._set(host, memory)
+    def _of(cls, host: np.ndarray, memory: emulated_cuda.Memory, base: "ndarray") -> "ndarray":
+        return cls.__new__(cls)._set(host, memory, base)
 
     # What the host knows without looking at the device.
     shape = property(lambda self: self._host.shape, lambda self, shape: setattr(self._host, "shape", shape))
@@ -251,7 +253,7 @@ def _wrap(result, arrays, again, keep_order, memories):
     result = np.asarray(result)
     for one in arrays:
         if result.size and np.may_share_memory(result, one._memory.bytes):
-            return ndarray._of(result, one._memory)
+            return ndarray._of(result, one._memory, one if one.base is None else one.base)
     strides = _dense_strides(result) if keep_order else None
     new = ndarray(result.shape, result.dtype, strides=strides)
     if again is None:

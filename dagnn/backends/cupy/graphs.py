@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,9 @@ class Recorder:
             graph = stream.end_capture()
         return partial(_launch, graph, self._pool)
 
+    def place(self, array: Any) -> Hashable:
+        return array.data.ptr, array.shape, array.strides, array.dtype
+
     def live(self, number: int) -> Live:
         """A key whose number is on the device too."""
         key = Live(number)
@@ -41,10 +45,8 @@ class Recorder:
 
     def _break_off(self, stream: Any) -> None:
         """End the capture after an error, of which CUDA then makes another one."""
-        try:
+        with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
             stream.end_capture()
-        except self._cupy.cuda.runtime.CUDARuntimeError:
-            pass
 
 
 def _launch(graph: Any, pool: Any) -> None:

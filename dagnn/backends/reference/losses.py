@@ -155,6 +155,16 @@ class Losses:
                 dzdx[at] -= mass
         return dzdx
 
+    def check_labels(self, x: Array, labels: Array, *, kind: str = "softmaxlog") -> None:
+        """Raise the LabelError that `loss` would, and doesn't where work is recorded. Of x, the shape counts.
+
+        >>> import numpy as np
+        >>> from dagnn.backends import numpy as kernels
+        >>> kernels.check_labels(np.zeros((2, 10, 1, 1)), [9, -1])
+        """
+        c, _ = self._label_map(x, labels, kind)
+        self._check_labels(c, x.shape[1], kind in ATTRIBUTE)
+
     def smooth_l1(self, x: Array, x0: Array, weights: Array | None = None, *, sigma: float = 1.0) -> Array:
         """A sum of squares near zero, of absolute values beyond: robust regression.
 

@@ -1,0 +1,382 @@
+"""Evaluations as graphs: what a Plan has the device do, recorded once and then launched as one.
+
+The first evaluation with inputs of some shapes and types runs as always: it compiles, plans and shows what
+layers remember. The second is recorded, and it and those after it are launches. A graph has arrays of its
+own, into which inputs and states are copied, and out of which results are. It reads parameters where they
+are, and is recorded anew where these arrays, or the options of a layer, are others than they were.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import backends, layers
+from .backends.reference.losses import ATTRIBUTE
+from .errors import DagnnError
+from .layers import Custom, Loss, Placeholder
+from .layers.layer import Context, Layer
+from .plan import Arrays, Form, Plan, Request, Step, explain
+from .variables import Param
+
+if TYPE_CHECKING:
+    from .backends.base import Backend
+    from .backends.services import Recorder
+    from .net import DagNN
+
+LOG = logging.getLogger("dagnn")
+MOST_GRAPHS = 8
+"""So many are kept: those used last."""
+MOST_SEEN = 64
+"""Of so many kinds of evaluations it is remembered that they were seen."""
+PATIENCE = 2
+"""A parameter that was replaced so often is copied into the graph, which then needn't be recorded anew."""
+
+State = dict[str, Any]
+
+
+class Uncapturable(Exception):
+    """What can't be recorded, and why."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an evaluation leaves: values and derivatives of variables, derivatives of parameters."""
+
+    values: Arrays
+    ders: Arrays
+    ders_of_params: Arrays
+
+    def copied(self) -> Results:
+        """The same in arrays of their own."""
+        kinds = self.values, self.ders, self.ders_of_params
+        return Results(*({name: a.copy(order="K") for name, a in kind.items()} for kind in kinds))
+
+
+@dataclass
+class Seen:
+    """An evaluation that ran as always, what it takes to record those like it, and their graph."""
+
+    plan: Plan
+    forms: Mapping[str, Form]
+    states: Mapping[str, Mapping[str, Form]]
+    options: list[tuple[Layer, dict[str, Any]]]
+    graph: Graph | None = None
+    replaced: Counter[Param] = field(default_factory=Counter)
+
+    def holds(self, plan: Plan, states: Mapping[str, State]) -> bool:
+        """Whether Plan, options of layers, and the kind of what these remember are as they were."""
+        return (
+            plan is self.plan
+            and all(_same(vars(layer), options) for layer, options in self.options)
+            and all(
+                _fits(step, states.get(step.name, {}), self.states.get(step.name, {})) for step in plan.steps
+            )
+        )
+
+
+class Captures:
+    """What a net has captured, by what was asked for and the shapes and types of the inputs."""
+
+    def __init__(self, net: DagNN) -> None:
+        self._net = net
+        self._recorder = net.backend.recorder()
+        self._seen: OrderedDict[Any, Seen] = OrderedDict()
+        self._refused: set[Request] = set()
+        self._told: set[str] = set()
+
+    def replay(
+        self,
+        plan: Plan,
+        request: Request,
+        inputs: Mapping[str, Any],
+        values: Arrays,
+        der_outputs: Mapping[str, Any] | None,
+        budget: int | None,
+    ) -> Results | None:
+        """What the evaluation leaves, by a graph; None where it has to run as always.
+
+        `values` are `inputs` on the device, which stay as they are. LabelError where a label cannot be.
+        """
+        net = self._net
+        if self._recorder is None or request in self._refused:
+            return None
+        if budget is not None:
+            self._tell("memory_budget makes again what a graph would keep")
+            return None
+        key = self._key(request, {name: (value.shape, value.dtype) for name, value in values.items()})
+        seen = self._seen.get(key)
+        if seen is None or not seen.holds(plan, net.state):
+            return None
+        check_labels(plan, seen.forms, inputs, net.backend)
+        seeds = {name: net._seed(name, der, seen.forms) for name, der in (der_outputs or {}).items()}
+        if (graph := self._graph(seen, request, values, seeds)) is None:
+            return None
+        self._seen.move_to_end(key)
+        return graph.launch(values, seeds, net.state, net.evaluation, lend=net._borrows)
+
+    def saw(self, plan: Plan, request: Request, forms: Mapping[str, Form]) -> None:
+        """Take note of an evaluation that ran as always, of variables of these shapes and types."""
+        if self._recorder is None or request in self._refused:
+            return
+        try:
+            check(plan, request)
+            states = {step.name: _forms(step, self._net.state.get(step.name, {})) for step in plan.steps}
+        except Uncapturable as why:
+            self._refuse(request, str(why))
+            return
+        seen = self._seen.get(key := self._key(request, forms))
+        if seen is not None and seen.holds(plan, self._net.state):
+            return
+        options = [(layer, dict(vars(layer))) for step in plan.steps for layer in _layers(step)]
+        self._seen.pop(key, None)
+        self._seen[key] = Seen(plan, forms, {name: forms for name, forms in states.items() if forms}, options)
+        if len(self._seen) > MOST_SEEN:
+            self._seen.popitem(last=False)
+
+    def _key(self, request: Request, forms: Mapping[str, Form]) -> Any:
+        given = frozenset((name, *forms[name]) for name in request.given)
+        return request, given, self._net.seed, self._net.dtype
+
+    def _graph(self, seen: Seen, request: Request, values: Arrays, seeds: Arrays) -> Graph | None:
+        """The graph for such evaluations, recorded if there is none that fits; None where that fails."""
+        assert self._recorder is not None
+        if seen.graph is not None and not seen.graph.fits(seen.replaced):
+            seen.graph = None
+        if seen.graph is None:
+            copied = {param for param, times in seen.replaced.items() if times >= PATIENCE}
+            try:
+                seen.graph = Graph(self._net, self._recorder, seen, values, seeds, copied)
+            except Exception as error:  # of whatever kind; what isn't about recording comes again without
+                self._refuse(request, str(error) if isinstance(error, Uncapturable) else _reason(error))
+            with_graph = [one for one in self._seen.values() if one.graph is not None and one is not seen]
+            for one in with_graph[: 1 - MOST_GRAPHS or None]:
+                one.graph = None
+        return seen.graph
+
+    def _refuse(self, request: Request, reason: str) -> None:
+        """Never try again."""
+        self._refused.add(request)
+        self._tell(reason)
+
+    def _tell(self, reason: str) -> None:
+        """Say once why there is no graph."""
+        if reason not in self._told:
+            LOG.warning("Evaluations run without CUDA graphs: %s", reason)
+            self._told.add(reason)
+
+
+class Graph:
+    """One evaluation, recorded, and the arrays that it reads and writes."""
+
+    def __init__(
+        self,
+        net: DagNN,
+        recorder: Recorder,
+        seen: Seen,
+        values: Arrays,
+        seeds: Arrays,
+        copied: Collection[Param],
+    ) -> None:
+        self.plan, self.backend = seen.plan, net.backend
+        self.inputs = {name: value.copy(order="K") for name, value in values.items()}
+        self.seeds = {name: der.copy(order="K") for name, der in seeds.items() if name in seen.plan.seeds}
+        self.states = {
+            step: {key: self.backend.zeros(*form) for key, form in forms.items()}
+            for step, forms in seen.states.items()
+        }
+        self.evaluation = recorder.live(net.evaluation)
+        self.copies = {p: p._value.copy(order="K") for p in self.plan.params if p in copied}
+        self.versions = {param: param.version for param in self.copies}
+        self._place = recorder.place  # to hold parameters would keep solvers from moving them in place
+        self.params = {p: recorder.place(p._value) for p in self.plan.params if p not in copied}
+        self.made = [] if seeds else _made(self.plan)
+        self._given: dict[tuple[str, str], Any] = {}  # what net.state got, or what was read there
+        self._changed: list[tuple[str, str]] = []  # what layers write in their states
+        self._backward = bool(seeds)
+        with _in_place_of(self.copies):
+            self._launch = recorder.record(lambda: self._run(net))
+
+    def _run(self, net: DagNN) -> None:
+        plan, values, states = self.plan, dict(self.inputs), dict[str, State]()
+
+        def context(step: Step) -> Context:
+            states[step.name] = dict(self.states.get(step.name, {}))
+            return net._context(step, self.evaluation, states[step.name])
+
+        ders: Mapping[str, Any] = {}
+        ders_of_params: Mapping[str, Any] = {}
+        with plan.copies.anew() if plan.copies and self._backward else nullcontext():
+            contexts, forms = plan.forward(values, context)
+            if self._backward:
+                ders, ders_of_params = plan.backward(dict(self.seeds), contexts, forms)
+        for step in plan.steps:
+            self._remember(step, states[step.name])
+        kept = {name: values[name] for name in plan.kept_values if name not in self.inputs}
+        self.results = Results(
+            kept,
+            {name: ders[name] for name in plan.kept_ders if ders.get(name) is not None},
+            dict(ders_of_params),
+        )
+
+    def _remember(self, step: Step, state: State) -> None:
+        """Write into the graph's own states what the layer has in its state now."""
+        own = self.states.get(step.name, {})
+        for key, value in state.items():
+            if key not in own or not self.backend.owns(value) or _form(value) != _form(own[key]):
+                raise Uncapturable(f"{step.where} keeps in its state {key!r} what isn't always of one kind")
+            if value is not own[key]:
+                own[key][...] = value
+                self._changed.append((step.name, key))
+
+    def fits(self, replaced: Counter[Param]) -> bool:
+        """Whether the arrays are still those that it reads; counts parameters of which they aren't."""
+        others = [param for param, place in self.params.items() if self._place(param._value) != place]
+        replaced.update(others)
+        made = [] if self._backward else _made(self.plan)
+        return not others and all(a is b for a, b in zip(made, self.made, strict=True))
+
+    def launch(
+        self, values: Arrays, seeds: Arrays, states: Mapping[str, State], evaluation: int, lend: bool
+    ) -> Results:
+        """Evaluate `values`, and let layers remember in `states`; with `lend`, in the graph's own arrays."""
+        for name, array in self.inputs.items():
+            array[...] = values[name]
+        for name, array in self.seeds.items():
+            array[...] = seeds[name]
+        for param, array in self.copies.items():
+            if param.version != self.versions[param]:
+                array[...] = param._value
+                self.versions[param] = param.version
+        self.evaluation.set(evaluation)
+        self._read(states)
+        self._launch()
+        for name, key in self._changed:
+            own = self.states[name][key]
+            states[name][key] = self._given[name, key] = own if lend else own.copy()
+        results = self.results if lend else self.results.copied()
+        given = {name: values[name] for name in self.plan.kept_values if name in values}
+        return Results(results.values | given, dict(results.ders), dict(results.ders_of_params))
+
+    def _read(self, states: Mapping[str, State]) -> None:
+        """Copy what layers remember, where it isn't what this graph left."""
+        for step in self.plan.steps:
+            for key, array in self.states.get(step.name, {}).items():
+                value = (states[step.name] or step.layer.initial_state)[key]
+                if value is not self._given.get((step.name, key)):
+                    array[...] = value if isinstance(value, int | float) else self.backend.asarray(value)
+                    self._given[step.name, key] = value
+
+
+# ---- what can be captured
+
+
+def check(plan: Plan, request: Request) -> None:
+    """Uncapturable if it is known without trying that the Plan can't be recorded."""
+    for step in plan.steps:
+        for layer in _layers(step):
+            if not (type(layer).capturable or _is_own(layer)):
+                raise Uncapturable(
+                    f"{step.where} may do what can't be recorded; if it doesn't, set {type(layer).__name__}."
+                    f"capturable = True"
+                )
+        if type(step.layer) is Loss and step.inputs[1] not in request.given:
+            raise Uncapturable(f"{step.where} has labels {step.inputs[1]!r} that another layer makes")
+
+
+def check_labels(plan: Plan, forms: Mapping[str, Form], inputs: Mapping[str, Any], backend: Backend) -> None:
+    """LabelError, as a loss would raise it, where a label cannot be; labels on the host are read there."""
+    checked = set()
+    for step in plan.steps:
+        if type(step.layer) is Loss:
+            name, (shape, _) = step.inputs[1], forms[step.inputs[0]]
+            key, labels = (name, shape, step.layer.loss in ATTRIBUTE), inputs[name]
+            if key in checked:
+                continue
+            checked.add(key)
+            judge = backend if backend.owns(labels) else backends.get("numpy")
+            try:
+                judge.check_labels(np.broadcast_to(np.float32(0), shape), labels, kind=step.layer.loss)
+            except DagnnError as error:
+                received = ((n, SimpleNamespace(shape=forms[n][0], dtype=forms[n][1])) for n in step.inputs)
+                explain(error, step, received)
+                raise
+
+
+def _is_own(layer: Layer) -> bool:
+    kind = type(layer)
+    return getattr(layers, kind.__name__, None) is kind and kind not in (Custom, Placeholder)
+
+
+def _layers(step: Step) -> list[Layer]:
+    """The layers of a step, of which several may be fused."""
+    return [step.layer] if step.fused is None else [part.layer for part in step.fused.plain]
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line, with the layer that a note names."""
+    notes = [note.splitlines()[0] for note in getattr(error, "__notes__", [])]
+    return " ".join([*notes, f"{type(error).__name__}: {error}".splitlines()[0]])
+
+
+# ---- what may change
+
+
+def _made(plan: Plan) -> list[Any]:
+    """What layers read instead of parameters, made now if these changed."""
+    folded = [step.fused.folded() for step in plan.steps if step.fused and step.fused.folded]
+    copies = [[p._value for p in step.params if not isinstance(p, Param)] for step in plan.steps]
+    return [array for arrays in (*folded, *copies) for array in arrays]
+
+
+@contextmanager
+def _in_place_of(copies: Mapping[Param, Any]) -> Iterator[None]:
+    """Inside of it, parameters have their copies as values."""
+    values = {param: param._value for param in copies}
+    try:
+        for param, copy in copies.items():
+            param._value = copy
+        yield
+    finally:
+        for param, value in values.items():
+            param._value = value
+
+
+def _same(options: dict[str, Any], others: dict[str, Any]) -> bool:
+    try:
+        return options == others
+    except ValueError:  # arrays, of which one was replaced
+        return False
+
+
+def _form(value: Any) -> Form:
+    return value.shape, value.dtype
+
+
+def _forms(step: Step, state: State) -> dict[str, Form]:
+    """Shapes and types of what a layer remembers."""
+    forms: dict[str, Form] = {}
+    for key, value in state.items():
+        if isinstance(value, int | float):
+            forms[key] = (), "int64" if isinstance(value, int) else "float64"
+        elif hasattr(value, "shape") and hasattr(value, "dtype"):
+            forms[key] = _form(value)
+        else:
+            raise Uncapturable(f"{step.where} keeps in its state a {type(value).__name__}")
+    return forms
+
+
+def _fits(step: Step, state: State, forms: Mapping[str, Form]) -> bool:
+    """Whether what a layer remembers has these names and shapes."""
+    if not state and forms:
+        return forms.keys() == step.layer.initial_state.keys()
+    return state.keys() == forms.keys() and all(
+        getattr(value, "shape", ()) == forms[key][0] for key, value in state.items()
+    )
