@@ -57,9 +57,9 @@ class DagNN(Settings):
     Attributes
     ----------
     backend : what it runs on.
-    conserve_memory : let go of every array nobody needs any more (default True).
     capture : replay evaluations whose like came before as CUDA graphs, on a backend that has such; others
         ignore it (default False). Results are copied out of the graph's arrays; see docs/gpu.md.
+    conserve_memory : let go of every array nobody needs any more (default True).
     accumulate_param_ders : add parameter derivatives to those already there (default False).
     parameter_server : an object whose `push(name, der)` takes the parameter derivatives instead of `der`.
     hold_on : don't push yet; with `accumulate_param_ders`, sub-batches add up first (default False).
@@ -73,8 +73,8 @@ class DagNN(Settings):
         super().__init__()
         self.backend = backends.get(backend, **options)
         self.watch: Callable[[Plan], Plan] | None = None
-        self.accumulate_param_ders = False
         self.capture = self._borrows = False  # to borrow: take a graph's own arrays, until its next launch
+        self.accumulate_param_ders = False
         self.parameter_server: Any = None
         self.hold_on = False
         self.meta: dict[str, Any] = {}
@@ -131,7 +131,6 @@ class DagNN(Settings):
         before = captures = None
         with self.backend.evaluation(), shortage_explained(self.backend.memory_use):
             values = {name: self.backend.asarray(value) for name, value in inputs.items()}
-            plan = plan if budget is None else self._within(budget, plan, values)
             if self.capture and self.watch is None:
                 captures = self._captures()
                 if left := captures.replay(plan, request, inputs, values, der_outputs, budget):
@@ -139,6 +138,7 @@ class DagNN(Settings):
                     if der_outputs:
                         self._keep_ders(plan, {}, left.ders, left.ders_of_params)
                     return {name: left.values[name] for name in plan.outputs}
+            plan = plan if budget is None else self._within(budget, plan, values)
             plan = plan if self.watch is None else self.watch(plan)
             if budget is not None:
                 replay = Replay(plan, values, self._context, self.backend)
@@ -150,9 +150,9 @@ class DagNN(Settings):
                 seeds = {name: self._seed(name, der, forms) for name, der in der_outputs.items()}
                 useful = {name: seeds[name] for name in seeds if name in plan.seeds}
                 self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms, before))
-        return {name: values[name] for name in plan.outputs}
             if captures is not None and budget is None:
                 captures.saw(plan, request, forms)
+        return {name: values[name] for name in plan.outputs}
 
     def _request(
         self,
@@ -406,9 +406,9 @@ class DagNN(Settings):
         net = type(self)(self.backend)
         net._mode, net._conserve_memory, net._precision = self._mode, self._conserve_memory, self._precision
         net._keep_patches = dict(self._keep_patches)
+        net.capture = self.capture
         net.accumulate_param_ders, net.hold_on = self.accumulate_param_ders, self.hold_on
         net.seed, net.evaluation = self.seed, self.evaluation
-        net.capture = self.capture
         net.meta = copy.deepcopy(self.meta)
         return net
 
