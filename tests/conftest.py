@@ -1,7 +1,9 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 
+import cudnn_on_cpu
 import emulated as stand_in
 import pytest
 from hypothesis import HealthCheck, settings
@@ -48,4 +50,7 @@ def emulate():
         pytest.skip(why)
     with pytest.MonkeyPatch.context() as patch:
         stand_in.installed(patch)
-        return CuPyBackend()
+        patch.setitem(sys.modules, "cudnn", cudnn_on_cpu.make())
+        backend = CuPyBackend()
+        assert backend._dnn, "cuDNN's stand-in isn't there"  # which is looked for when it is first needed
+        return backend

@@ -164,6 +164,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return _call(np.ndarray.astype, self, np.dtype(dtype), order, _keep_order=order == "K")
 
     def copy(self, order="C") -> "ndarray":
+        if self._memory.device != current_device():
+            with self.device:
+                here = self if order == "K" else self.copy(order)
+            new = ndarray(here.shape, here.dtype, strides=_dense_strides(here._host))
+            submit(lambda: np.copyto(new._host, here._host), [here._memory, new._memory])
+            return new
         return _call(np.array, self, order=order, copy=True, _keep_order=order != "C")
 
     def flatten(self, order="C") -> "ndarray":
@@ -347,30 +353,20 @@ def _creator(name: str) -> Callable:
 
 def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False) -> ndarray:
     """A device array of anything; copies from the host break a capture."""
-    arrays = _arrays(obj)
     if isinstance(obj, ndarray):
-        here = obj._memory.device == current_device()
-        host = obj._host if here else obj.get(order="K")
-        same = here and dtype in (None, obj.dtype) and not (order == "C" and not host.flags.c_contiguous)
-        if same and not copy:
-            return obj
-        if here:
-            return _call(np.array, obj, dtype=dtype, order=order, _keep_order=order in "KA")
-        arrays, obj = [], host
-    if arrays:
-        return stack(obj, dtype)
+        if not copy and dtype in (None, obj.dtype) and not (order == "C" and not obj.flags.c_contiguous):
+            return obj  # on whichever device
+        return obj.copy(order).astype(obj.dtype if dtype is None else dtype, copy=False)
+    if _arrays(obj):
+        stacked = cupy.stack([asarray(one) for one in obj])
+        return stacked if dtype is None else stacked.astype(dtype)
     not_while_capturing()
-    result = np.array(obj, dtype, order=order, ndmin=ndmin)
+    result = np.array(obj, dtype, ndmin=ndmin)
     if result.dtype.kind not in "biufcV":
         raise ValueError(f"Unsupported dtype {result.dtype}")
     result = result.astype(result.dtype.newbyteorder("="), copy=False)
-    return _wrap(result, [], None, order in ("K", "A"), [])
-
-
-def stack(obj, dtype=None) -> ndarray:
-    """A list of device arrays as one."""
-    stacked = cupy.stack([asarray(one) for one in obj])
-    return stacked if dtype is None else stacked.astype(dtype)
+    fortran = order in ("K", "A", "F") and result.flags.f_contiguous and not result.flags.c_contiguous
+    return _wrap(result, [], None, fortran, [])
 
 
 def asarray(a, dtype=None, order=None, *, blocking=False) -> ndarray:

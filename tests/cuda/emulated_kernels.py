@@ -1,4 +1,4 @@
-"""RawModule without CUDA: the source behind shim.h, compiled by g++, launched on the CPU."""
+"""CUDA kernels without CUDA: the source behind shim.h, compiled by g++, launched on the CPU."""
 
 import ctypes
 import hashlib
@@ -24,6 +24,15 @@ def missing() -> str | None:
     return None if shutil.which("g++") else "the emulated CuPy needs g++"
 
 
+def cache() -> Path:
+    """A folder, this user's own, for what compilers make of sources."""
+    folder = Path(tempfile.gettempdir()) / f"dagnn-compiled-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} is somebody else's")
+    return folder
+
+
 def compiled(code: str, options: tuple[str, ...]) -> ctypes.PyDLL:
     """The library of this source's launchers, from the cache in the temporary folder where it is there."""
     names = KERNEL.findall(re.sub(r"//[^\n]*|/\*.*?\*/", "", code, flags=re.S))
@@ -37,9 +46,7 @@ def compiled(code: str, options: tuple[str, ...]) -> ctypes.PyDLL:
     text = f'{SHIM.read_text()}\n#line 1 "kernels.cu"\n{code}\n{launchers}\n'
     flags = [*FLAGS.split(), *(option for option in options if option.startswith(("-D", "-U", "-I")))]
     key = hashlib.sha256("\0".join([text, *flags]).encode()).hexdigest()[:32]
-    folder = Path(tempfile.gettempdir()) / f"dagnn-emulated-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{key}.so"
+    library = cache() / f"{key}.so"
     if not library.exists():
         part = library.with_suffix(f".{os.getpid()}")
         command = ["g++", *flags, "-x", "c++", "-", "-o", str(part)]

@@ -26,7 +26,7 @@ def dense(xp: Any, a: Array, last: bool | None = None) -> Array:
     """`a` in dense memory, channels last or first as it is or as asked; not copied if it already is so."""
     if last if last is not None else channels_last(a):
         return xp.ascontiguousarray(a.transpose(LAST)).transpose(0, 3, 1, 2)
-    return xp.ascontiguousarray(a)
+    return a if a.flags.c_contiguous else xp.ascontiguousarray(a)  # which gives those without axes one
 
 
 def empty_maps(xp: Any, shape: Sequence[int], dtype: Any, last: bool) -> Array:
