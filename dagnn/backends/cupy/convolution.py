@@ -54,7 +54,8 @@ class Convolution(reference.Convolution):
 
     def parameter(self, value):
         value = self.asarray(value)
-        return dense(self.xp, value, self._last(value.dtype)) if value.ndim == 4 else value
+        with self.evaluation():
+            return dense(self.xp, value, self._last(value.dtype)) if value.ndim == 4 else value
 
     def conv(
         self, x, w, b=None, *, stride=1, pad=0, dilate=1, add=None, relu=None, out=None, patches=None
