@@ -87,6 +87,11 @@ class Elementwise(Solver):
         owner = next(kind for kind in type(self).__mro__ if any(name in vars(kind) for name in steps))
         return vars(owner).get("kernel", "")
 
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether a step certainly keeps no array of a derivative: where nobody has changed the rule."""
+        return bool(self._known_kernel())
+
     def _steps_at_once(self) -> Steps | None:
         return self._at_once
 
@@ -108,8 +113,9 @@ class Elementwise(Solver):
                 state = self.state[name] = self._counted(self.state[name])
                 slots = tuple(state[slot] for slot in self.slots)
                 numbers = self.numbers(state, *self._rates(param))
-            moves.append(Move(new, param._value, param.der, slots, numbers))
+            value = param._value
             param._own(new)
+            moves.append(Move(param._value, value, param.der, slots, numbers))
         return steps.prepare(moves)
 
     def _settle(self, steps: Steps, moving: Sequence[Moving]) -> None:

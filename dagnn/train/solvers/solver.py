@@ -141,6 +141,11 @@ class Solver:
                 moving.append(Moving(name, param, self._state_for(name, param), fanout[name]))
         return moving
 
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether a step certainly keeps no array of a derivative, which may then be written over."""
+        return False
+
     def _steps_at_once(self) -> Steps | None:
         """What moves all parameters at once on the backend at hand, if anything does."""
         return None
