@@ -25,7 +25,7 @@ def as_bytes(size: Any, what: str = "memory_budget") -> int:
         match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?i?b)\s*", size, re.IGNORECASE)
         if match:
             units = {name.lower(): factor for name, factor in UNITS.items()}
-            return int(float(match[1]) * units[match[2].lower()])
+            return round(float(match[1]) * units[match[2].lower()])
     elif hasattr(size, "__index__") and not isinstance(size, bool) and size.__index__() > 0:
         return size.__index__()
     raise OptionError(f'{what} is a number of bytes, or text such as "2GB" or "512MiB". Received: {size!r}')

@@ -18,6 +18,7 @@ from .geometry import Shape
 from .keeping import attach, settled
 from .layers.layer import Context, ParamSpec
 from .nbytes import as_bytes
+from .overwriting import derivatives_in_place, values_in_place
 from .plan import Arrays, Form, Plan, Request, Step, owner, shape_and_type
 from .planning import make_plan
 from .precision import FULL, Copies, mixed
@@ -198,6 +199,8 @@ class DagNN(Settings):
             if self._precision:
                 copies = self._cache.setdefault("copies", Copies(self._precision, self.backend))
                 plan = mixed(plan, copies)
+            if self._conserve_memory:
+                plan = derivatives_in_place(values_in_place(plan, request))
             plan = attach(plan, self._cache.setdefault("keepings", {}), self._keep_patches)
             self._cache[request] = plan
         return plan

@@ -57,6 +57,7 @@ class Step:
     fused: Fused | None = None
     saves: bool = True  # False: what backward needs is made again, by a segment
     mixed: bool = False  # its data, parameters and outputs may differ in type
+    over: str | None = None  # the input whose array the output is written over
     keeping: Keeping | None = None  # who decides whether a convolution keeps its patches
 
     @property
@@ -262,6 +263,9 @@ def run(
                     (shape,) = fused.plain[0].layer.output_shapes([x.shape for x in inputs])
                     fused.place.make(joined, shape, ctx.backend, inputs[0].dtype)
                 ctx.epilogue = fused.epilogue(values, joined)
+            # In another order of memory than that of a new output, later sums would be rounded differently.
+            if step.over is not None and all(x.strides == inputs[0].strides for x in inputs):
+                ctx.epilogue["out"] = values[step.over]
             if step.keeping is None:
                 outputs = step.layer.forward(ctx, inputs, params)
             else:
@@ -279,8 +283,8 @@ def run(
                     forms[name] = value.shape, value.dtype
             if step.carries and step.saves:
                 contexts[step.name] = ctx
+                ctx.epilogue = {}
                 if fused is not None:
-                    ctx.epilogue = {}
                     ctx.output = None if fused.relu is None else outputs[0]
             for name in step.releases:
                 values.pop(name, None)
@@ -319,7 +323,7 @@ def _rectify(dzdy: Any, y: Any, leak: float, backend: Any) -> None:
     step = max(1, PIECE * dzdy.shape[axis] // max(1, dzdy.nbytes))
     for start in range(0, dzdy.shape[axis], step):
         piece = (slice(None),) * axis + (slice(start, start + step),)
-        dzdy[piece] = backend.relu_dzdx(dzdy[piece], y[piece], leak)
+        backend.relu_dzdx(dzdy[piece], y[piece], leak, out=dzdy[piece])
 
 
 class _Sums(dict[str, Any]):

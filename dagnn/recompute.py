@@ -10,14 +10,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 from .errors import MemoryBudgetError
 from .keeping import settled
-from .layers import BatchNorm, Conv, Pooling
+from .layers import Conv
 from .layers.layer import Context, Layer
 from .nbytes import readable
+from .overwriting import derivatives_in_place
 from .plan import Arrays, Form, Plan, Segment, Step, run, with_lifetimes
 from .rehearsal import Made, Rehearsal, record
 
@@ -47,7 +47,11 @@ def within(plan: Plan, budget: int, values: Arrays, context: Callable[[Step], Co
         least[:] = [min(*least, rehearsal.peak)] if least else [rehearsal.peak]
         return candidate if rehearsal.peak <= budget else None
 
-    if fits := fitting(plan) or fitting(plan := settled(plan)) or fitting(plan := _in_place(plan, forms)):
+    if (
+        fits := fitting(plan)
+        or fitting(plan := settled(plan))
+        or fitting(plan := derivatives_in_place(plan, forms))
+    ):
         return fits
     best, best_cost = None, 0
     for groups in _partitions(plan, made):
@@ -188,40 +192,6 @@ def _recomputing(plan: Plan, groups: Sequence[Sequence[Step]], chosen: Sequence[
         dropped.update(step.name for step in steps)
     first = [replace(step, saves=step.name not in dropped) for step in plan.steps]
     return replace(plan, steps=with_lifetimes(first, checkpoints), segments=segments)
-
-
-def _in_place(plan: Plan, forms: Mapping[str, Form]) -> Plan:
-    """The plan with derivatives of ReLUs written over those that arrive, where these are nobody else's."""
-    givers: dict[str, list[Step]] = {}
-    shared = {*plan.kept_ders, *plan.seeds}
-    for step in plan.backward_steps:
-        for name, wanted in zip(step.inputs, step.wants_inputs, strict=True):
-            if wanted:
-                givers.setdefault(name, []).append(step)
-        if step.fused is not None and step.fused.wants_add and step.fused.add is not None:
-            shared.add(step.fused.add)
-    fresh = {
-        name
-        for name, steps in givers.items()
-        if name not in shared and len(steps) == 1 and _gives_new(steps[0], forms)
-    }
-    steps = {
-        step.name: replace(step, fused=replace(step.fused, owns=True))
-        if step.fused is not None and step.fused.relu is not None and step.outputs[0] in fresh
-        else step
-        for step in plan.steps
-    }
-    backward = tuple(steps[step.name] for step in plan.backward_steps)
-    return replace(plan, steps=tuple(steps.values()), backward_steps=backward)
-
-
-def _gives_new(step: Step, forms: Mapping[str, Form]) -> bool:
-    """Whether the layer's derivative for its input is certainly an array of its own, laid out like others."""
-    layer = step.layer
-    if type(layer) is Conv:
-        shape, _ = forms[str(step.outputs[0])]
-        return prod(shape[2:]) > 1  # a fully connected layer gives one laid out like its filters
-    return type(layer) is BatchNorm or (type(layer) is Pooling and layer.pool_size != (1, 1))
 
 
 # ---- running

@@ -173,12 +173,11 @@ def _placed(steps: Sequence[Step], asked: Collection[str | None]) -> list[Step]:
 
 
 def apart(plan: Plan) -> Plan:
-    """The plan without places: each output has memory of its own, that it can be let go of alone."""
+    """The plan in which each array has memory of its own, that it can be let go of alone."""
 
     def alone(step: Step) -> Step:
-        return (
-            step if step.fused is None else replace(step, fused=replace(step.fused, place=None, joins=None))
-        )
+        fused = step.fused and replace(step.fused, place=None, joins=None, owns=False)
+        return replace(step, fused=fused, over=None)
 
     return replace(
         plan,

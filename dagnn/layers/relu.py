@@ -33,7 +33,7 @@ class ReLU(OneToOne):
     def forward(self, ctx, inputs, params):
         count(self, "input", len(inputs), 1)
         (x,) = inputs
-        y = ctx.backend.relu(x, self.leak)
+        y = ctx.backend.relu(x, self.leak, **ctx.epilogue)
         # The signs of y are those of x, and the next layer most likely keeps y anyway.
         ctx.save(y if self.backprop in ("relu", "eccv16") else None)
         return [y]

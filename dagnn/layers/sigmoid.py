@@ -17,7 +17,7 @@ class Sigmoid(OneToOne):
 
     def forward(self, ctx, inputs, params):
         count(self, "input", len(inputs), 1)
-        y = ctx.backend.sigmoid(inputs[0])
+        y = ctx.backend.sigmoid(inputs[0], **ctx.epilogue)
         ctx.save(y)
         return [y]
 

@@ -17,7 +17,7 @@ class Tanh(OneToOne):
 
     def forward(self, ctx, inputs, params):
         count(self, "input", len(inputs), 1)
-        y = ctx.backend.tanh(inputs[0])
+        y = ctx.backend.tanh(inputs[0], **ctx.epilogue)
         ctx.save(y)
         return [y]
 

@@ -30,38 +30,39 @@ ZEROS = 1 << 17
 class Elementwise(activation.Activation, elementwise.Elementwise):
     """The reference's formulas, step by step on pieces that stay in cache."""
 
-    def relu(self, x, leak=0.0):
+    def relu(self, x, leak=0.0, *, out=None):
         if x.size <= SMALL:
-            return super().relu(x, leak)
+            return super().relu(x, leak, out=out)
         one_dtype(x=x)
-        y = like(x)
+        y = like(x) if out is None else out
         _pass(lambda x, y: rectify(x, leak, y), x, y)
         return y
 
-    def relu_dzdx(self, dzdy, y, leak=0.0):
+    def relu_dzdx(self, dzdy, y, leak=0.0, *, out=None):
         if y.size <= SMALL:
-            return super().relu_dzdx(dzdy, y, leak)
+            return super().relu_dzdx(dzdy, y, leak, out=out)
         one_dtype(dzdy=dzdy, y=y)
         same_shape("dzdy", dzdy, y.shape)
-        dzdx = like(y)
+        dzdx = like(y) if out is None else out
 
         def work(dzdy, y, dzdx):
             if leak == 0:
                 np.multiply(dzdy, y > 0, out=dzdx)
             else:
-                np.copyto(dzdx, y > 0)
-                np.multiply(dzdx, 1 - float(leak), out=dzdx)
-                np.add(dzdx, float(leak), out=dzdx)
-                np.multiply(dzdx, dzdy, out=dzdx)
+                slope = memory.empty(y.shape, y.dtype) if out is not None else dzdx
+                np.copyto(slope, y > 0)
+                np.multiply(slope, 1 - float(leak), out=slope)
+                np.add(slope, float(leak), out=slope)
+                np.multiply(slope, dzdy, out=dzdx)
 
         _pass(work, dzdy, y, dzdx)
         return dzdx
 
-    def sigmoid(self, x):
+    def sigmoid(self, x, *, out=None):
         if x.size <= SMALL:
-            return super().sigmoid(x)
+            return super().sigmoid(x, out=out)
         one_dtype(x=x)
-        y = like(x)
+        y = like(x) if out is None else out
 
         def work(x, y):
             np.negative(x, out=y)
@@ -88,11 +89,11 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
         _pass(work, dzdy, y, dzdx)
         return dzdx
 
-    def tanh(self, x):
+    def tanh(self, x, *, out=None):
         if x.size <= SMALL:
-            return super().tanh(x)
+            return super().tanh(x, out=out)
         one_dtype(x=x)
-        y = like(x)
+        y = like(x) if out is None else out
         _pass(lambda x, y: np.tanh(x, out=y), x, y)
         return y
 
@@ -150,11 +151,11 @@ class Elementwise(activation.Activation, elementwise.Elementwise):
         _pass(lambda drawn, mask: np.multiply(drawn >= rate, kept, out=mask, dtype=dtype), drawn, mask)
         return mask
 
-    def sum(self, xs, *, relu=None):
+    def sum(self, xs, *, relu=None, out=None):
         check_sum(xs)
         if len(xs) == 1 or xs[0].size <= SMALL:
-            return super().sum(xs, relu=relu)
-        total = like(xs[0])
+            return super().sum(xs, relu=relu, out=out)
+        total = like(xs[0]) if out is None else out
 
         def work(total, x, y, *others):
             np.add(x, y, out=total)

@@ -14,12 +14,13 @@ from .checks import Array, one_dtype, same_shape
 class Activation:
     """Reference kernels: every one is a few passes over whole arrays.
 
-    The derivatives need the output y only, never the input.
+    The derivatives need the output y only, never the input. `out`, where a kernel takes it, is where to put
+    the result: the first argument itself, or an array of its shape apart from all others; None: a new one.
     """
 
     xp: Any
 
-    def relu(self, x: Array, leak: float = 0.0) -> Array:
+    def relu(self, x: Array, leak: float = 0.0, *, out: Array | None = None) -> Array:
         """Rectified linear unit: y = max(x, 0) + leak min(x, 0).
 
         x may have any shape; `leak` is at least 0. Without a leak NaN becomes 0, as in MatConvNet.
@@ -32,12 +33,12 @@ class Activation:
         """
         one_dtype(x=x)
         if leak == 0:
-            return self.xp.fmax(x, 0)
+            return self.xp.fmax(x, 0, out=out)
         leaked = x * float(leak)
         larger = self.xp.maximum if leak <= 1 else self.xp.minimum
-        return larger(x, leaked, out=leaked)
+        return larger(x, leaked, out=leaked if out is None else out)
 
-    def relu_dzdx(self, dzdy: Array, y: Array, leak: float = 0.0) -> Array:
+    def relu_dzdx(self, dzdy: Array, y: Array, leak: float = 0.0, *, out: Array | None = None) -> Array:
         """The derivative of `relu` from its output: dzdy where y > 0, leak dzdy elsewhere.
 
         >>> import numpy as np
@@ -48,14 +49,13 @@ class Activation:
         one_dtype(dzdy=dzdy, y=y)
         same_shape("dzdy", dzdy, y.shape)
         if leak == 0:
-            return dzdy * (y > 0)
+            return self.xp.multiply(dzdy, y > 0, out=out)
         slope = (y > 0).astype(y.dtype)
         slope *= 1 - float(leak)
         slope += float(leak)
-        slope *= dzdy
-        return slope
+        return self.xp.multiply(slope, dzdy, out=slope if out is None else out)
 
-    def sigmoid(self, x: Array) -> Array:
+    def sigmoid(self, x: Array, *, out: Array | None = None) -> Array:
         """Logistic sigmoid: y = 1 / (1 + exp(-x)), accurate for small y too.
 
         x may have any shape. Raises DTypeError where x is not floating.
@@ -67,7 +67,7 @@ class Activation:
         array([0. , 0.5, 1. ])
         """
         one_dtype(x=x)
-        y = self.xp.negative(x)
+        y = self.xp.negative(x, out=out)
         with np.errstate(over="ignore"):  # exp(-x) = inf is the right way to y = 0
             self.xp.exp(y, out=y)
         y += 1
@@ -88,7 +88,7 @@ class Activation:
         dzdx *= dzdy
         return dzdx
 
-    def tanh(self, x: Array) -> Array:
+    def tanh(self, x: Array, *, out: Array | None = None) -> Array:
         """Hyperbolic tangent of x, of any shape. Raises DTypeError where x is not floating.
 
         >>> import numpy as np
@@ -97,7 +97,7 @@ class Activation:
         array([-1.,  0.,  1.])
         """
         one_dtype(x=x)
-        return self.xp.tanh(x)
+        return self.xp.tanh(x, out=out)
 
     def tanh_dzdx(self, dzdy: Array, y: Array) -> Array:
         """The derivative of `tanh` from its output: dzdy (1 - y^2).

@@ -15,10 +15,11 @@ class Elementwise:
     xp: Any
     relu: Any
 
-    def sum(self, xs: Sequence[Array], *, relu: float | None = None) -> Array:
+    def sum(self, xs: Sequence[Array], *, relu: float | None = None, out: Array | None = None) -> Array:
         """The sum of arrays of one shape and type, rectified last if `relu` is the leak of a ReLU.
 
-        Without `relu` the sum of a single array is that array itself.
+        Without `relu` the sum of a single array is that array itself. `out` is where to put the result: the
+        first array, or one apart from all others; None: a new one.
         Raises ShapeError or DTypeError where they differ. MatConvNet's dagnn.Sum.
 
         >>> import numpy as np
@@ -28,11 +29,12 @@ class Elementwise:
         """
         check_sum(xs)
         if len(xs) == 1:
-            return xs[0] if relu is None else self.relu(xs[0], relu)
-        total = self.xp.asarray(xs[0] + xs[1])
-        for x in xs[2:]:
-            total += x
-        return total if relu is None else self.relu(total, relu)
+            total = xs[0]
+        else:
+            total = self.xp.asarray(xs[0] + xs[1]) if out is None else self.xp.add(xs[0], xs[1], out=out)
+            for x in xs[2:]:
+                total += x
+        return total if relu is None else self.relu(total, relu, out=out)
 
     def concat(self, xs: Sequence[Array], axis: int, *, out: Array | None = None) -> Array:
         """Join arrays one after the other along `axis`, 0 to 3 for (N, C, H, W).
