@@ -1,5 +1,6 @@
 """Backends among themselves: the same kernels, signatures, numbers and errors; how much memory they take."""
 
+import functools
 import inspect
 import sys
 import tracemalloc
@@ -21,7 +22,8 @@ from dagnn.errors import BackendError, DTypeError, OptionError, ShapeError
 
 REFERENCE, FAST = get("reference"), get("numpy")
 SERVICES = {"name", "xp", "asarray", "to_numpy", "owns", "rng", "evaluation", "release_idle"} | {
-    "parameter", "constant", "cast", "finite", "empty", "empty_maps", "zeros", "memory_use", "prefetcher", "recorder", "steps",
+    "parameter", "constant", "cast", "finite", "empty", "empty_maps", "zeros",
+    "memory_use", "prefetcher", "recorder", "steps",
 }  # fmt: skip
 
 
@@ -36,6 +38,45 @@ def test_a_missing_cupy_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(BackendError, match=r"pip install 'dagnn\[cuda13\]'"):
         CuPyBackend()
+
+
+def test_options_are_checked_and_shown(monkeypatch, emulated):
+    monkeypatch.setitem(sys.modules, "cupy", emulated.xp)
+    assert repr(CuPyBackend(tf32=True, workspace_limit="1GiB")) == "<CuPyBackend 'cupy' tf32=True>"
+    for options, message in [
+        ({"device": -1}, "device is the number of a device, from 0. Received: -1"),
+        ({"tf32": 1}, "tf32 is True or False. Received: 1"),
+        ({"workspace_limit": "much"}, "workspace_limit is a number of bytes"),
+        ({"speed": 2}, "Backend 'cupy' has the options device, tf32, .*. Received: speed"),
+    ]:
+        with pytest.raises(OptionError, match=message):
+            get("cupy", **options)
+    with pytest.raises(OptionError, match="Backend 'numpy' has no options. Received: device"):
+        get("numpy", device=0)
+
+
+def test_a_backend_is_one_object_per_set_of_options(monkeypatch, emulated):
+    monkeypatch.setitem(sys.modules, "cupy", emulated.xp)
+    backends = sys.modules[get.__module__]
+    monkeypatch.setattr(backends, "_made", functools.cache(backends._made.__wrapped__))
+    first = get("cupy", device=0, tf32=True)
+    assert first is get("cupy", tf32=True, workspace_limit="1GiB") and first is not get("cupy")
+    assert get(first) is first
+
+
+def test_arrays_come_to_the_device_of_their_backend(monkeypatch, emulated):
+    monkeypatch.setitem(sys.modules, "cupy", emulated.xp)
+    if emulated.xp.cuda.runtime.getDeviceCount() == 1:
+        pytest.skip("needs two devices")
+    second = CuPyBackend(device=1)
+    x = second.asarray(emulated.asarray(np.ones((2, 3))))
+    assert x.device.id == second.empty((2,), "float32").device.id == 1
+    with second.evaluation():
+        assert second.to_numpy(second.relu(x)).sum() == 6
+    with pytest.raises(BackendError, match=r"kernels of CUDA device 1 run inside `with backend.evaluation"):
+        second.relu(x)
+    with pytest.raises(BackendError, match="there is no CUDA device 9: this machine has"):
+        CuPyBackend(device=9)
 
 
 def public(kind):

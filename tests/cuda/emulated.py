@@ -214,17 +214,22 @@ def _arrays(tree: object) -> list[ndarray]:
 def _host(tree: object) -> object:
     """`tree` with the host's view of every device array; TypeError where a NumPy array is among them."""
     if isinstance(tree, ndarray):
-        if tree._memory.device != current_device():
-            raise ValueError(
-                f"Array device must be same as the current device: array device = {tree._memory.device} "
-                f"while current = {current_device()}"
-            )
         return tree._host
     if isinstance(tree, np.ndarray):
         raise TypeError(f"Unsupported type {type(tree)}")
     if isinstance(tree, dict):
         return {key: _host(one) for key, one in tree.items()}
     return type(tree)(map(_host, tree)) if type(tree) in (list, tuple) else tree
+
+
+def _must_be_here(arrays: list[ndarray]) -> None:
+    """ValueError where work on the current device would be on another one's arrays."""
+    for one in arrays:
+        if one._memory.device != current_device():
+            raise ValueError(
+                f"Array device must be same as the current device: array device = {one._memory.device} "
+                f"while current = {current_device()}"
+            )
 
 
 def _key(key: object) -> object:
@@ -241,6 +246,7 @@ def _call(function, *args, _writes: ndarray | None = None, _keep_order: bool = F
     args, kwargs = _host(args), _host(kwargs)
     out = _writes if _writes is not None else next((a for a in arrays if a._host is kwargs.get("out")), None)
     if out is not None:
+        _must_be_here(arrays)
         submit(lambda: function(*args, **kwargs), memories)
         return None if _writes is not None else out
     with np.errstate(all="ignore"):
@@ -393,10 +399,10 @@ class RawKernel:
     def __call__(self, grid, block, args, *, shared_mem=0, stream=None) -> None:
         if shared_mem:
             raise NotImplementedError("shared memory is static here")
-        for arg in args:
-            _host(arg) if isinstance(arg, ndarray) else None
+        arrays = [arg for arg in args if isinstance(arg, ndarray)]
+        _must_be_here(arrays)
         packed = self._kernel.pack(args)
-        memories = [arg._memory for arg in args if isinstance(arg, ndarray)]
+        memories = [arg._memory for arg in arrays]
         submit(functools.partial(self._kernel.run, tuple(grid), tuple(block), packed), memories)
 
 

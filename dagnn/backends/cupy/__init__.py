@@ -61,7 +61,7 @@ class CuPyBackend(
         )
         self._index = self._options["device"]
         self._cupy = _cupy(self._index)
-        self._kernels = Kernels(self._cupy)
+        self._kernels = Kernels(self._cupy, self._index)
 
     def __repr__(self) -> str:
         others = {key: value for key, value in self._options.items() if value != DEFAULTS[key]}

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import BackendError
+
 SOURCES = Path(__file__).with_name("kernels")
 THREADS = 256  # of a block, where a kernel doesn't say
 MOST_BLOCKS = 1 << 20  # threads then do more than one element
@@ -42,14 +44,14 @@ def reciprocal(divisor: int) -> np.uint64:
 
 
 class Kernels:
-    """Compiles and launches the kernels, with `cupy` as the array module.
+    """Compiles and launches the kernels on one device, with `cupy` as the array module.
 
     Arguments of a kernel become what its signature says by one rule: an array its pointer, None a null
     pointer, an int an INDEX, a float an ACC, and a NumPy number itself.
     """
 
-    def __init__(self, cupy: Any) -> None:
-        self._cupy = cupy
+    def __init__(self, cupy: Any, device: int = 0) -> None:
+        self._cupy, self._device = cupy, device
         self._functions: dict[tuple[str, str, str, str], Any] = {}
         self._modules: dict[tuple[str, str, str], Any] = {}
         self._names: dict[np.dtype, str] = {}
@@ -66,7 +68,15 @@ class Kernels:
     def blocks(
         self, file: str, name: str, dtype: Any, grid: Sequence[int], block: Sequence[int], *args: Any
     ) -> None:
-        """Launch a kernel on a grid of blocks of threads."""
+        """Launch a kernel on a grid of blocks of threads.
+
+        Raises BackendError on another device than the kernels', where it would read wild memory.
+        """
+        if self._cupy.cuda.runtime.getDevice() != self._device:
+            raise BackendError(
+                f"kernels of CUDA device {self._device} run inside `with backend.evaluation():`, "
+                f"not on device {self._cupy.cuda.runtime.getDevice()}"
+            )
         name_of_type = self._name(np.dtype(dtype))
         sizes = [arg if isinstance(arg, int) else getattr(arg, "size", 0) for arg in args]
         index, acc = "int", np.float64 if name_of_type == "float64" else np.float32
