@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import __version__, load
 from .errors import DagnnError, OptionError, PlaceholderError, shorten
@@ -15,6 +15,7 @@ from .layers.placeholder import Placeholder
 
 if TYPE_CHECKING:
     from .geometry import Shape
+    from .net import DagNN
 
 EXAMPLES = """\
 examples:
@@ -27,6 +28,7 @@ examples:
   dagnn draw net.h5 -o net.svg --input x=3x224x224
   dagnn profile net.h5 --batch 16 --train
   dagnn train experiment.toml
+  dagnn train experiment.toml --backend cupy
   dagnn evaluate experiment.toml --set test
 
 `dagnn COMMAND --help` says more about a command.
@@ -179,6 +181,14 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--simplenn", action="store_true", help="write a chain as a SimpleNN, into a .mat")
     convert.set_defaults(run=_convert)
 
+    for command in (profile, run, train, evaluate):
+        command.add_argument(
+            "--backend",
+            type=backend,
+            metavar="NAME",
+            help="numpy, or cupy with its options: cupy,device=1,tf32=true (default: as the experiment says, "
+            "else numpy)",
+        )
     for command in (info, summary, profile, draw):
         command.add_argument("file", metavar="FILE", help=FILE)
     for command in (summary, profile, draw):
@@ -193,6 +203,20 @@ def parser() -> argparse.ArgumentParser:
             "for several inputs",
         )
     return top
+
+
+def backend(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options in "cupy,device=1,tf32=true".
+
+    >>> backend("numpy"), backend("cupy,device=1,workspace_limit=256MiB")
+    (('numpy', {}), ('cupy', {'device': 1, 'workspace_limit': '256MiB'}))
+    """
+    name, *options = text.split(",")
+    pairs = [option.partition("=") for option in options]
+    if not name or not all(key and value for key, _, value in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like cupy or cupy,device=1,tf32=true")
+    words: dict[str, Any] = {"true": True, "false": False}
+    return name, {k: int(v) if v.isdecimal() else words.get(v.lower(), v) for k, _, v in pairs}
 
 
 def natural(text: str) -> int:
@@ -258,6 +282,7 @@ def _run(args: argparse.Namespace) -> int:
     from .run import load as prepare
 
     run = prepare(args.file, input=args.input, output=args.output, scale=args.scale, residual=args.residual)
+    _move(run.net, args)
     y = run(args.image)
     if args.save:
         picture = run.picture(y, args.image)
@@ -274,10 +299,18 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _move(net: DagNN, args: argparse.Namespace) -> None:
+    """Move the net to the backend that --backend names."""
+    if args.backend:
+        name, options = args.backend
+        net.move(name, **options)
+
+
 def _train(args: argparse.Namespace) -> int:
     from .train.experiment import Experiment
 
     experiment = Experiment.load(args.file, continue_=args.continue_)
+    _move(experiment.net, args)
     experiment.trainer.fit(experiment.data)
     return 0
 
@@ -286,6 +319,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from .train.experiment import Experiment
 
     experiment = Experiment.load(args.file)
+    _move(experiment.net, args)
     source = experiment.restore(args.net)
     samples = getattr(experiment.data, args.set)
     if not len(samples):
@@ -324,6 +358,7 @@ def _profile(args: argparse.Namespace) -> int:
     from .profile import example_inputs
 
     net = load(args.file)
+    _move(net, args)
     net.mode = "train" if args.train else "test"
     inputs = example_inputs(net, dict(args.inputs), args.batch)
     set_num_threads(args.threads)

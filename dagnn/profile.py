@@ -29,7 +29,7 @@ from .run import USUAL_INPUTS
 from .summary import human_bytes, table, times
 
 if TYPE_CHECKING:
-    from .backends.base import Backend
+    from .backends.base import Backend, MemoryUse
     from .geometry import Shape
     from .layers.layer import Context, Layer
     from .net import DagNN
@@ -85,6 +85,7 @@ class Profile:
     between_ms : of that, what the steps did not take: the Plan's own work, sums of derivatives.
     repeats : how many evaluations were measured.
     backend, threads, mode : by what, and in which mode.
+    memory : what arrays of the backend take afterwards, as `backend.memory_use()` says it.
     """
 
     rows: tuple[Row, ...]
@@ -94,6 +95,7 @@ class Profile:
     backend: str
     threads: int
     mode: str
+    memory: MemoryUse
 
     @property
     def forward_ms(self) -> float:
@@ -116,7 +118,7 @@ class Profile:
 
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
         """The figures as JSON; written to a file if `path` is given."""
-        text = json.dumps(asdict(self), indent=1) + "\n"
+        text = json.dumps(asdict(self) | {"memory": self.memory._asdict()}, indent=1) + "\n"
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
@@ -155,6 +157,7 @@ class Profile:
                 f"An evaluation takes {self.evaluation_ms:.3g} ms: {parts}, "
                 f"between the steps {self.between_ms:.2g}.",
                 f"Medians of {self.repeats} in ms; {self.backend}{threads}, mode {self.mode!r}.",
+                f"Memory: {self.memory}.",
             ]
         )
 
@@ -182,7 +185,8 @@ def profile(
     for _ in range(repeats):
         watch.evaluation(lambda: net.eval(inputs, der_outputs, **options))
     whole, between = (median(figures) for figures in zip(*watch.evaluations, strict=True))
-    return Profile(watch.rows(), whole, between, repeats, net.backend.name, num_threads(), net.mode)
+    how = net.backend.name, num_threads(), net.mode, net.backend.memory_use()
+    return Profile(watch.rows(), whole, between, repeats, *how)
 
 
 def example_inputs(net: DagNN, input_shapes: Mapping[str, Shape], batch: int | None = None) -> dict[str, Any]:
@@ -242,7 +246,8 @@ class _Watch:
         self._made: dict[int, tuple[Plan, Plan]] = {}  # plans and theirs with times, by id
         self._backend = backend
         cuda = getattr(backend.xp, "cuda", None)  # whose kernels go on after the call
-        self._wait = cuda.get_current_stream().synchronize if cuda else None
+        with backend.evaluation():
+            self._wait = cuda.get_current_stream().synchronize if cuda else None
 
     def now(self) -> float:
         """Milliseconds."""

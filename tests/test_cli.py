@@ -88,6 +88,30 @@ def test_profile(capsys, classifier, tmp_path):
     assert json.loads(figures.read_text())["threads"] == 1
 
 
+def test_a_backend_is_chosen(capsys, classifier):
+    code, out, _ = run(capsys, "profile", classifier, "--backend", "reference", "--repeats", "1")
+    assert code == 0 and "; reference, mode 'test'" in out
+    code, _, err = run(capsys, "profile", classifier, "--backend", "reference,device=1")
+    assert code == 1 and "Backend 'reference' has no options. Received: device" in err
+    code, _, err = run(capsys, "profile", classifier, "--backend", "tpu")
+    assert code == 1 and "backend is one of numpy, cupy, reference. Received: 'tpu'" in err
+
+
+def test_options_of_a_backend():
+    assert cli.backend("cupy,tf32=true,autotune=False,device=2") == (
+        "cupy",
+        {"tf32": True, "autotune": False, "device": 2},
+    )
+
+
+@pytest.mark.parametrize("text", ["", ",device=1", "cupy,device", "cupy,=1", "cupy,device="])
+def test_backends_that_are_none(capsys, text):
+    with pytest.raises(SystemExit) as info:
+        cli.main(["profile", "net.h5", "--backend", text])
+    assert info.value.code == 2
+    assert "is not like cupy or cupy,device=1" in capsys.readouterr().err
+
+
 def test_profile_with_sizes(capsys, file):
     sizes = [arg for size in ("a=1x8x8", "b=1x8x8") for arg in ("--input", size)]
     code, out, _ = run(capsys, "profile", file, *sizes, "--batch", "2", "--train")
@@ -130,7 +154,10 @@ def test_sizes_that_are_none(capsys, size):
     assert "is not like x=3x224x224" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["info"], ["summary"], ["profile"], ["draw"]])
+COMMANDS = [[], ["demo"], ["info"], ["summary"], ["profile"], ["draw"], ["run"], ["train"], ["evaluate"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_a_terminal(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as info:

@@ -160,3 +160,15 @@ def test_parameters_of_another_network(write, tmp_path):
 def test_nothing_trained_yet(write, capsys):
     assert cli.main(["evaluate", str(write())]) == 1
     assert "There is no checkpoint in" in capsys.readouterr().err
+
+
+def test_an_experiment_on_a_backend(write, capsys):
+    section = '\n[backend]\nname = "reference"\n'
+    assert Experiment.load(write(CONFIG + section)).net.backend.name == "reference"
+    with pytest.raises(OptionError, match="Backend 'reference' has no options. Received: device"):
+        Experiment.load(write(CONFIG + section + "device = 1\n"))
+    with pytest.raises(OptionError, match=r"\[backend\] needs a name, such as \"cupy\". Received: None"):
+        Experiment.load(write(CONFIG + "\n[backend]\ndevice = 1\n"))
+    assert cli.main(["train", str(write(CONFIG + section)), "--backend", "numpy"]) == 0
+    assert cli.main(["evaluate", str(write(CONFIG)), "--backend", "reference"]) == 0
+    assert "samples of the set 'val'" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """net.profile: what it counts, what it leaves alone, on which backend and plan it works."""
 
 import json
+from contextlib import nullcontext
 from inspect import signature
 from types import SimpleNamespace
 
@@ -106,9 +107,11 @@ def test_any_backend(backend, mode):
     net = siamese()
     net.init_params()
     net.mode = mode
-    net.move(backend.name)
+    net.move(backend)
     profile = net.profile(siamese_inputs(), {"objective": 1}, repeats=1)
     assert profile.backend == backend.name
+    assert f"Memory: {profile.memory}." in str(profile)
+    assert json.loads(profile.to_json())["memory"]["held"] == profile.memory.held
     assert profile.mode == mode
     assert {"Conv", "Loss"} <= {total.type for total in profile.by_type()}
 
@@ -117,7 +120,7 @@ def test_where_kernels_go_on_after_the_call_they_are_waited_for():
     waited = []
     stream = SimpleNamespace(synchronize=lambda: waited.append(1))
     cuda = SimpleNamespace(get_current_stream=lambda: stream)
-    watch = _Watch(SimpleNamespace(xp=SimpleNamespace(cuda=cuda)))
+    watch = _Watch(SimpleNamespace(xp=SimpleNamespace(cuda=cuda), evaluation=nullcontext))
     assert watch.now() <= watch.now()
     assert len(waited) == 2
 

@@ -32,7 +32,7 @@ DATA = {
     "imdb": datasets.Imdb,
     "mnist": datasets.Mnist,
 }
-SECTIONS = ("network", "data", "solver", "training")
+SECTIONS = ("network", "data", "solver", "training", "backend")
 PATHS = ("file", "root", "path", "exp_dir")  # options that are relative to the folder of the file
 
 
@@ -40,7 +40,7 @@ PATHS = ("file", "root", "path", "exp_dir")  # options that are relative to the 
 class Experiment:
     """A network, the data it learns from, and the trainer, as a file describes them.
 
-    The file has four sections; all but `[network]` and `[data]` may be missing:
+    The file has these sections; all but `[network]` and `[data]` may be missing:
 
         [network]
         zoo = "lenet"                     # or file = "net.mat", or python = "nets.py:build"
@@ -61,6 +61,10 @@ class Experiment:
         learning_rate = [0.01, 0.01, 0.001]
         exp_dir = "experiments/lenet"
 
+        [backend]                         # options of DagNN.move
+        name = "cupy"
+        device = 0
+
     Paths are relative to the folder of the file. `python = "nets.py:build"` calls the function `build` of
     that file (or of a module that can be imported), which therefore runs: an experiment is a program.
     """
@@ -80,6 +84,8 @@ class Experiment:
         """
         sections, folder = _read(Path(path)), Path(path).parent
         net = _net(sections["network"], folder)
+        if "backend" in sections:
+            net.move(**_backend(sections["backend"]))
         data = _data(sections["data"], folder)
         solver = _solver(sections.get("solver", {}))
         options = _placed(sections.get("training", {}), folder)
@@ -130,6 +136,13 @@ def _net(options: Mapping[str, Any], folder: Path) -> DagNN:
     if all(param.value is None for param in net.params.values()):
         zoo.init_params(net, seed)
     return net
+
+
+def _backend(options: Mapping[str, Any]) -> dict[str, Any]:
+    options = dict(options)
+    if not isinstance(options.get("name"), str):
+        raise OptionError(f'[backend] needs a name, such as "cupy". Received: {options.get("name")!r}')
+    return {"backend": options.pop("name"), **options}
 
 
 def _data(options: Mapping[str, Any], folder: Path) -> Data:
