@@ -266,6 +266,7 @@ def _wrap(result, arrays, again, keep_order, memories):
     for one in arrays:
         if result.size and np.may_share_memory(result, one._memory.bytes):
             return ndarray._of(result, one._memory, one if one.base is None else one.base)
+    _must_be_here(arrays)
     strides = _dense_strides(result) if keep_order else None
     new = ndarray(result.shape, result.dtype, strides=strides)
     if again is None:

@@ -114,8 +114,8 @@ class Solver:
         ------
         ShapeError, DTypeError : the state of a parameter is not like its value any more.
         """
-        moving = self._moving(net)
         with net.backend.evaluation():
+            moving = self._moving(net)
             if steps := self._steps_at_once():
                 self._prepare(steps, moving)
                 steps.launch()
