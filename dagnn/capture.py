@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -115,7 +115,8 @@ class Captures:
         seen = self._seen.get(key)
         if seen is None or not seen.holds(plan, net.state):
             return None
-        check_labels(plan, seen.forms, inputs, net.backend)
+        trusted = request.der_outputs if net._borrows else frozenset()
+        check_labels(plan, seen.forms, inputs, net.backend, trusted)
         seeds = {name: net._seed(name, der, seen.forms) for name, der in (der_outputs or {}).items()}
         if (graph := self._graph(seen, request, values, seeds)) is None:
             return None
@@ -140,6 +141,20 @@ class Captures:
         self._seen[key] = Seen(plan, forms, {name: forms for name, forms in states.items() if forms}, options)
         if len(self._seen) > MOST_SEEN:
             self._seen.popitem(last=False)
+
+    def take_back(self) -> None:
+        """Put copies where the net has arrays of graphs."""
+        own = {id(array) for seen in self._seen.values() if seen.graph for array in seen.graph.lent}
+
+        def freed(value: Any) -> Any:
+            return value.copy(order="K") if id(value) in own else value
+
+        for var in self._net.vars.values():
+            var._value, var._der = freed(var._value), freed(var._der)
+        for param in self._net.params.values():
+            param.der = freed(param.der)
+        for state in self._net.state.values():
+            state.update({key: freed(value) for key, value in state.items()})
 
     def _key(self, request: Request, forms: Mapping[str, Form]) -> Any:
         given = frozenset((name, *forms[name]) for name in request.given)
@@ -243,6 +258,12 @@ class Graph:
         made = [] if self._backward else _made(self.plan)
         return not others and all(a is b for a, b in zip(made, self.made, strict=True))
 
+    @property
+    def lent(self) -> Iterator[Any]:
+        """The arrays that it may have lent."""
+        for arrays in (*vars(self.results).values(), *self.states.values()):
+            yield from arrays.values()
+
     def launch(
         self, values: Arrays, seeds: Arrays, states: Mapping[str, State], evaluation: int, lend: bool
     ) -> Results:
@@ -275,6 +296,21 @@ class Graph:
                     self._given[step.name, key] = value
 
 
+@contextmanager
+def borrowing(net: DagNN, allowed: bool = True) -> Iterator[None]:
+    """Inside of it, what evaluations leave may be in arrays that the next one writes over.
+
+    That saves copies. Whoever borrows looks at the values of der_outputs: nan may be a label that cannot be.
+    """
+    net._borrows = allowed
+    try:
+        yield
+    finally:
+        net._borrows = False
+        if allowed and (captures := net._cache.get("captures")):
+            captures.take_back()
+
+
 # ---- what can be captured
 
 
@@ -291,23 +327,36 @@ def check(plan: Plan, request: Request) -> None:
             raise Uncapturable(f"{step.where} has labels {step.inputs[1]!r} that another layer makes")
 
 
-def check_labels(plan: Plan, forms: Mapping[str, Form], inputs: Mapping[str, Any], backend: Backend) -> None:
-    """LabelError, as a loss would raise it, where a label cannot be; labels on the host are read there."""
-    checked = set()
+def check_labels(
+    plan: Plan,
+    forms: Mapping[str, Form],
+    inputs: Mapping[str, Any],
+    backend: Backend,
+    trusted: Collection[str] = (),
+) -> None:
+    """LabelError, as a loss would raise it, where a label cannot be.
+
+    Labels on the host are read there; for those on the device one waits, unless a loss of them, which then
+    is nan, is one of the `trusted`, at which the caller looks.
+    """
+    losses: dict[Any, list[Step]] = {}
     for step in plan.steps:
         if type(step.layer) is Loss:
             name, (shape, _) = step.inputs[1], forms[step.inputs[0]]
-            key, labels = (name, shape, step.layer.loss in ATTRIBUTE), inputs[name]
-            if key in checked:
+            losses.setdefault((name, shape, step.layer.loss in ATTRIBUTE), []).append(step)
+    for (name, shape, _), (step, *others) in losses.items():
+        labels, judge = inputs[name], backends.get("numpy")
+        if backend.owns(labels):
+            if any(one.outputs[0] in trusted for one in (step, *others)):
                 continue
-            checked.add(key)
-            judge = backend if backend.owns(labels) else backends.get("numpy")
-            try:
-                judge.check_labels(np.broadcast_to(np.float32(0), shape), labels, kind=step.layer.loss)
-            except DagnnError as error:
-                received = ((n, SimpleNamespace(shape=forms[n][0], dtype=forms[n][1])) for n in step.inputs)
-                explain(error, step, received)
-                raise
+            judge = backend
+        try:
+            kind = cast(Loss, step.layer).loss
+            judge.check_labels(np.broadcast_to(np.float32(0), shape), labels, kind=kind)
+        except DagnnError as error:
+            received = ((n, SimpleNamespace(shape=forms[n][0], dtype=forms[n][1])) for n in step.inputs)
+            explain(error, step, received)
+            raise
 
 
 def _is_own(layer: Layer) -> bool:

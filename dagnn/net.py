@@ -58,8 +58,6 @@ class DagNN(Settings):
     Attributes
     ----------
     backend : what it runs on.
-    capture : replay evaluations whose like came before as CUDA graphs, on a backend that has such; others
-        ignore it (default False). Results are copied out of the graph's arrays; see docs/gpu.md.
     conserve_memory : let go of every array nobody needs any more (default True).
     accumulate_param_ders : add parameter derivatives to those already there (default False).
     parameter_server : an object whose `push(name, der)` takes the parameter derivatives instead of `der`.
@@ -74,7 +72,7 @@ class DagNN(Settings):
         super().__init__()
         self.backend = backends.get(backend, **options)
         self.watch: Callable[[Plan], Plan] | None = None
-        self.capture = self._borrows = False  # to borrow: take a graph's own arrays, until its next launch
+        self._borrows = False  # whether evaluations may leave the arrays of graphs; see `capture.borrowing`
         self.accumulate_param_ders = False
         self.parameter_server: Any = None
         self.hold_on = False

@@ -20,6 +20,7 @@ class Settings(Structure):
         self._mode = "train"
         self._conserve_memory = True
         self._precision: str | None = None
+        self._capture = False
         self._keep_patches: dict[str, bool] = {}
 
     @property
@@ -46,6 +47,20 @@ class Settings(Structure):
     def conserve_memory(self, flag: bool) -> None:
         self._conserve_memory = bool(flag)
         self._changed()
+
+    @property
+    def capture(self) -> bool:
+        """Whether evaluations whose like came before are replayed as CUDA graphs; see `dagnn.capture`.
+
+        Backends that have none ignore it. To set it to False lets go of the graphs.
+        """
+        return self._capture
+
+    @capture.setter
+    def capture(self, flag: bool) -> None:
+        self._capture = bool(flag)
+        if not flag:
+            self._cache.pop("captures", None)
 
     @property
     def keep_patches(self) -> Mapping[str, bool]:

@@ -1,6 +1,8 @@
 """Evaluations replayed as CUDA graphs leave what plain ones leave, whatever changes in between."""
 
+import gc
 import logging
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,8 +92,8 @@ def pair(emulated):
     return Pair(emulated)
 
 
-@pytest.fixture
-def launches(monkeypatch):
+@pytest.fixture(name="launches")
+def count_launches(monkeypatch):
     """The number of launches, and of recordings."""
     count = {"launch": 0, "record": 0}
     launch, run = capture.Graph.launch, capture.Graph._run
@@ -228,6 +230,67 @@ def test_few_graphs_are_kept(pair):
         for k in range(2):
             pair.eval(batch(k, n), OBJECTIVE)
     assert len(pair.graphs) == capture.MOST_GRAPHS
+
+
+def test_memory_is_freed_with_the_graph(emulated):
+    pair = Pair(emulated)
+    for k in range(3):
+        pair.eval(batch(k), OBJECTIVE)
+    graph = weakref.ref(pair.graphs[0])
+    pool = pair.nets[0]._cache["captures"]._recorder._pool
+    assert pool.total_bytes() > 0
+    pair.nets[0].capture = False
+    gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert graph() is None
+    assert gone() is None
+    pair.eval(batch(4), OBJECTIVE)
+
+
+def test_robust_regression_and_weights(emulated, launches):
+    def make(backend):
+        net = dagnn.DagNN(backend=backend)
+        net.add_layer("scale", dagnn.Scale(size=(1, 4, 1, 1)), "x", "a")
+        net.add_layer("loss", dagnn.LossSmoothL1(), ["a", "target", "weights"], "objective")
+        net.init_params(0)
+        return net
+
+    pair = Pair(emulated, make)
+    for k in range(5):
+        rng = np.random.default_rng(k)
+        arrays = {name: rng.standard_normal((3, 4, 2, 2), np.float32) for name in ("x", "target", "weights")}
+        pair.eval(arrays | {"weights": abs(arrays["weights"])}, OBJECTIVE)
+        if k == 2:
+            for net in pair:
+                net.reset()
+    assert launches == {"launch": 4, "record": 1}
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_mixed_precision(emulated, launches, precision):
+    pytest.importorskip("ml_dtypes", reason="the package ml_dtypes isn't installed")
+
+    @dataclass
+    class Half(Doubling):
+        in_half = True
+
+    def make(backend):
+        net = small_net(backend)
+        net.set_layer_inputs("scale", "h")
+        net.add_layer("half", Half(), "x", "h")
+        net.precision = precision
+        return net
+
+    pair = Pair(emulated, make)
+    for mode in ("train", "test"):
+        for k in range(4):
+            for net in pair:
+                net.mode = mode
+            pair.eval(batch(k), OBJECTIVE if mode == "train" else None)
+            for net in pair:
+                net.params["scale_multipliers"].value = net.params["scale_multipliers"].value * 1.25
+    assert launches["launch"] == 6
 
 
 def test_derivatives_add_up(pair):
