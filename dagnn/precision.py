@@ -173,8 +173,8 @@ class Copies:
         """Make all copies anew whose parameters have changed."""
         stale = [copy for copy in self._copies.values() if copy.stale and copy.param._value is not None]
         arrays = self.cast([copy.param._value for copy in stale])
-        for copy, copy.array in zip(stale, arrays, strict=True):
-            copy.version = copy.param.version
+        for copy, array in zip(stale, arrays, strict=True):
+            copy.array, copy.version = array, copy.param.version
 
     @contextmanager
     def anew(self) -> Iterator[None]:

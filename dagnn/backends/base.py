@@ -152,7 +152,8 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
                 a = wide * wide.dtype.type(scale)
             return a.astype(dtype, copy=False)
 
-        return [one(a) for a in arrays]
+        with np.errstate(over="ignore"):
+            return [one(a) for a in arrays]
 
     def finite(self, arrays: Sequence[Array]) -> Array:
         """Whether no element of any array is nan or inf: an array without axes, for which nobody waits.

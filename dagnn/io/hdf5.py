@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, MissingPackageError
 from .atomic import replacing
 from .structure import SCHEMA, build, check_schema, decode_extra, describe, named, parse
 from .values import stored_as
@@ -106,7 +106,7 @@ def _opened(path: Path) -> Iterator[_Reader]:
             check_seal(file)
             with h5py.File(file, "r") as h5:
                 yield _Reader(h5, file.seek(0, os.SEEK_END))
-        except MemoryError:
+        except (MemoryError, MissingPackageError):
             raise
         except FileFormatError as error:
             raise FileFormatError(f"{os.fspath(path)}: {error}") from error.__cause__

@@ -10,9 +10,11 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ..dtypes import floating, is_half
 from ..errors import FileFormatError, OptionError, shorten
 
 DEEPEST = 100  # containers inside each other
+BFLOAT16 = "bfloat16"
 SAFE_INTEGER = 2**53  # greater ones are written as text: many JSON readers have only doubles
 
 ReadArray = Callable[[str, tuple[int, ...], np.dtype, str], np.ndarray]
@@ -57,7 +59,7 @@ class Encoder:
             case np.generic() if is_storable(value.dtype):
                 if not exact:
                     return self._encode(value.item(), label, place, exact)
-                return {"$scalar": {"dtype": value.dtype.str, "bytes": value.tobytes().hex()}}
+                return {"$scalar": {"dtype": _name(value.dtype), "bytes": value.tobytes().hex()}}
             case np.ndarray():
                 return self._set_aside(value, label, place)
             case int():
@@ -80,7 +82,7 @@ class Encoder:
         if type(array) not in (np.ndarray, np.memmap) or not is_storable(array.dtype):
             raise OptionError(
                 f"{label} is a {type(array).__name__} of {array.dtype}. A file keeps plain arrays of bool, "
-                f"integers, float16 to float64, complex64, complex128 and text"
+                f"integers, bfloat16, float16 to float64, complex64, complex128 and text"
             )
         base, axis = stored_as(array.dtype)
         stored = np.asarray(array, order="C").reshape((*array.shape, 1)).view(base)
@@ -90,7 +92,7 @@ class Encoder:
         return {
             "$array": {
                 "dataset": dataset,
-                "dtype": array.dtype.str,
+                "dtype": _name(array.dtype),
                 "shape": list(array.shape),
                 "sha256": hashlib.sha256(stored.data).hexdigest(),
             }
@@ -135,16 +137,18 @@ def _decode_marked(value: dict[str, Any], label: str, read: ReadArray) -> Any:
 
 def _dtype(name: str, label: str) -> np.dtype:
     try:
-        dtype = np.dtype(name) if name[:1] in "<>|" else None
+        dtype = floating(name) if name == BFLOAT16 else np.dtype(name) if name[:1] in "<>|" else None
     except (TypeError, ValueError, SyntaxError):
         dtype = None
-    if dtype is None or dtype.str != name or not is_storable(dtype):
+    if dtype is None or _name(dtype) != name or not is_storable(dtype):
         raise FileFormatError(f"{label}: files have no dtype {name[:40]!r}")
     return dtype
 
 
 def is_storable(dtype: np.dtype) -> bool:
     """Whether a file can hold arrays of `dtype` such that every machine reads them."""
+    if is_half(dtype):
+        return True
     most = {"b": 1, "i": 8, "u": 8, "f": 8, "c": 16, "S": 2**31, "U": 2**31}.get(dtype.kind, 0)
     return 0 < dtype.itemsize <= most
 
@@ -155,11 +159,18 @@ def stored_as(dtype: np.dtype) -> tuple[np.dtype, tuple[int, ...]]:
     >>> stored_as(np.dtype("complex64")), stored_as(np.dtype("float32")), stored_as(np.dtype("bool"))
     ((dtype('float32'), (2,)), (dtype('float32'), ()), (dtype('uint8'), ()))
     """
+    if _name(dtype) == BFLOAT16:
+        return np.dtype("<u2"), ()
     plain = {"b": "u1", "S": "u1", "U": "u4", "c": f"f{dtype.itemsize // 2}"}.get(dtype.kind)
     if plain is None:
         return dtype, ()
     base = np.dtype(plain).newbyteorder(dtype.byteorder)
     return base, () if dtype.kind == "b" else (dtype.itemsize // base.itemsize,)
+
+
+def _name(dtype: np.dtype) -> str:
+    """What files call a dtype: as NumPy does, where that says what it is."""
+    return BFLOAT16 if dtype.kind == "V" and is_half(dtype) else dtype.str
 
 
 def _link(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class Progress:
     learning_rate: Any  # that `post_epoch` chose; None: it didn't
     freeze: list[str]
     stopped: bool
+    scaling: dict[str, Any] = field(default_factory=dict)  # of derivatives, where that changes
 
 
 def path_of(folder: Path, epoch: int) -> Path:
@@ -67,6 +68,8 @@ def resume(path: Path, net: DagNN, layers: Mapping[str, Any] | None) -> Progress
     FileFormatError : it is no checkpoint, or damaged.
     """
     extra = io.load_extra(path).get("training")
+    if isinstance(extra, dict):
+        extra = {"scaling": {}} | extra  # older checkpoints have none
     if not isinstance(extra, dict) or set(extra) != set(Progress.__dataclass_fields__):
         raise FileFormatError(f"{path} is a network, but not a checkpoint of training")
     restore(path, net, layers)

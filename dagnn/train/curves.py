@@ -15,7 +15,7 @@ import numpy as np
 from ..draw import INK, LINE, PALE, elide
 from ..errors import OptionError, missing_package, shorten
 from ..io.atomic import replacing
-from .stats import History, short
+from .stats import SKIPPED, History, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ def plot(history: History, path: str | PathLike[str], title: str = "") -> None:
     >>> history = [{"train": {"objective": 1 / n}, "val": {"objective": 1.5 / n}} for n in range(1, 20)]
     >>> curves.plot(history, "curves.svg", title="first")
     """
-    names = _names(history)
+    names = [name for name in _names(history) if name != SKIPPED]
     columns = {0: 1, 1: 1, 2: 2, 4: 2}.get(len(names), 3)
     rows = max(1, ceil(len(names) / columns))
     fig = _figure(path, WIDTHS[columns], rows * HEIGHT)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backends.numpy.threads import each
+from ..backends.numpy.finite import all_finite
+from ..dtypes import is_floating
 from ..errors import shorten
 
 if TYPE_CHECKING:
@@ -16,25 +16,11 @@ if TYPE_CHECKING:
     from ..net import DagNN
 
 
-PIECE = 1 << 18
-"""Elements whose squares are added up at once."""
-
-
 def is_finite(array: Array) -> bool:
-    """Whether no element is nan or inf; mostly in one pass, as a sum over them isn't finite either."""
-    if array.dtype.kind != "f":
-        return True
+    """Whether no element is nan or inf."""
     if isinstance(array, np.ndarray):
-        flat = array.ravel(order="K")  # a view, where the array is dense
-        pieces = [flat[k : k + PIECE] for k in range(0, flat.size, PIECE)]
-        return all(each(_piece_is_finite, pieces))
-    return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
-
-
-def _piece_is_finite(piece: np.ndarray) -> bool:
-    """Large elements have squares that are not finite: then each is looked at by itself."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return isfinite(np.dot(piece, piece)) or bool(np.isfinite(piece).all())
+        return all_finite([array])
+    return not is_floating(array.dtype) or bool(np.isfinite(array.astype("float32")).all())
 
 
 def explain(net: DagNN, inputs: Mapping[str, Any], der_outputs: Mapping[str, float]) -> str:

@@ -13,6 +13,8 @@ from ..data import Arrays, Data
 from ..errors import OptionError, unknown_name
 from ..nbytes import as_bytes
 from ..net import DagNN
+from ..precision import as_precision
+from .scaling import check_loss_scale
 from .solvers import Solver
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ def check(trainer: Trainer) -> None:
         )
     if trainer.memory_budget is not None:
         as_bytes(trainer.memory_budget)
+    as_precision(trainer.precision)
+    check_loss_scale(trainer.loss_scale)
     _check_der_outputs(trainer)
 
 

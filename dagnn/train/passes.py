@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..capture import borrowing
 from ..errors import DagnnError, LabelError, OptionError, TrainingError
 from ..layers import Sum
-from .finite import explain, is_finite
+from .finite import explain
 from .loader import Loader, Part, parts
+from .stats import SKIPPED
 
 if TYPE_CHECKING:
     from ..backends.base import Array
     from ..data import Batch, Data
     from ..net import DagNN
     from .trainer import Trainer
+
+OVERFLOWS: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}  # of which a dynamic scale takes care
 
 
 class Pass:
@@ -27,6 +31,7 @@ class Pass:
     name = "validation"
     mode = "test"
     stream = 1  # of random numbers, by the side of epoch and batch
+    _may_borrow = True  # nothing of one evaluation is needed after the next one
 
     def __init__(self, trainer: Trainer, data: Data, samples: np.ndarray, epoch: int) -> None:
         self.trainer, self.net, self.epoch, self.samples = trainer, trainer.net, epoch, samples
@@ -41,7 +46,7 @@ class Pass:
         )
         self.done = 0
         self.seconds = 0.0
-        self._sums = dict.fromkeys(trainer.der_outputs, 0.0)
+        self._sums: dict[str, Any] = dict.fromkeys(trainer.der_outputs, 0.0)
         self._sum_up = {name: _sums_samples(self.net, name) for name in trainer.der_outputs}
 
     def run(self, bar: Any) -> dict[str, float]:
@@ -51,7 +56,7 @@ class Pass:
         self.net.reset()
         evaluation = self.net.evaluation
         try:
-            with closing(iter(self.loader)) as batches:
+            with closing(iter(self.loader)) as batches, borrowing(self.net, self._may_borrow):
                 for part, inputs in batches:
                     self._process(part, inputs)
                     self.done += len(part.indices)
@@ -68,7 +73,7 @@ class Pass:
         """The statistics so far: those of the trainer's `extract_stats`, or the averages of the losses."""
         if self.trainer.extract_stats:
             return _numbers(self.trainer.extract_stats(self.net))
-        found = {name: total / max(self.done, 1) for name, total in self._sums.items()}
+        found = {name: float(total) / max(self.done, 1) for name, total in self._sums.items()}
         for node in self.net.layers.values():
             if "average" in self.net.state[node.name]:
                 found[node.outputs[0]] = float(self.net.state[node.name]["average"])
@@ -83,18 +88,12 @@ class Pass:
         self._evaluate(part, inputs, None)
 
     def _evaluate(self, part: Part, inputs: Batch, ders: Mapping[str, float] | None) -> dict[str, Array]:
-        try:
+        with _located(part, inputs):
             self.net.eval(inputs, ders, keep=self._sums, memory_budget=self.trainer.memory_budget)
-        except DagnnError as error:
-            where, n = f"batch {part.batch}", len(part.indices)
-            sample = error.sample if isinstance(error, LabelError) else None
-            if sample is not None and all(np.shape(array)[:1] == (n,) for array in inputs.values()):
-                where += f", whose sample {sample} is number {part.indices[sample]} of the data"
-            error.prefix(where)
-            raise
         out: dict[str, Any] = {name: self.net.vars[name].value for name in self._sums}
         for name, value in out.items():
-            self._sums[name] += float(value) * (1 if self._sum_up[name] else len(part.indices))
+            count = 1 if self._sum_up[name] else len(part.indices)
+            self._sums[name] = self._sums[name] + value.astype("float64") * count
         return out
 
 
@@ -107,36 +106,54 @@ class TrainingPass(Pass):
 
     def __init__(self, trainer: Trainer, data: Data, samples: np.ndarray, epoch: int) -> None:
         super().__init__(trainer, data, samples, epoch)
-        self.solver = trainer.solver
+        self.solver, self.scaling = trainer.solver, trainer.scaling
         self._ders: dict[str, Array] = {}
+        self._may_borrow = trainer.num_sub_batches == 1 and self.solver.keeps_nothing
+        self.scaling.skipped = 0
 
     def run(self, bar: Any) -> dict[str, float]:
         """Go through all batches, with random numbers that only seed, epoch and batch decide."""
         self.net.evaluation = (self.epoch - 1) * len(self.loader.parts)
         return super().run(bar)
 
+    def stats(self) -> dict[str, float]:
+        """The statistics so far, with the number of steps that were skipped, if any were."""
+        return super().stats() | ({SKIPPED: float(self.scaling.skipped)} if self.scaling.skipped else {})
+
     def _process(self, part: Part, inputs: Batch) -> None:
         if not self._ders:  # a new batch
             self.solver.learning_rate = self.trainer.rate_at(self.epoch - 1 + self.done / len(self.samples))
         size = round(len(part.indices) / part.share)
         seeds = {
-            name: weight / size if self._sum_up[name] else weight * part.share
+            name: self.scaling.scale * (weight / size if self._sum_up[name] else weight * part.share)
             for name, weight in self.trainer.der_outputs.items()
         }
-        out = self._evaluate(part, inputs, seeds)
-        for name in seeds:
-            if not is_finite(out[name]):
-                self._stop(part, inputs, seeds, f"{name} is {float(out[name])}")
+        with np.errstate(**OVERFLOWS if self.scaling.dynamic else {}):
+            out = self._evaluate(part, inputs, seeds)
         self._collect(part)
         if not self._ders:
             raise OptionError(f"no parameter has a derivative of {', '.join(seeds)}: nothing can be trained")
+        ders = self._ders if part.last else {}
+        finite = bool(self.net.backend.finite([*out.values(), *ders.values()]))  # all that is waited for
+        if not finite:
+            self._stop_unless_scaled(part, inputs, seeds, out)
         if part.last:
-            for name, der in self._ders.items():
-                if not is_finite(der):
-                    self._stop(part, inputs, seeds, f"the derivative of parameter {name!r} is not finite")
-                self.net.params[name].der = der
-            self.solver.step(self.net)
+            if finite:
+                self._step()
+            self.scaling.step(finite)
             self._ders = {}
+
+    def _step(self) -> None:
+        """A step of the solver along the derivatives, without their scale, which moments don't have."""
+        params, ders, scale = self.net.params, self._ders, self.scaling.scale
+        if scale != 1:
+            names = [name for name in ders if params[name].train_method == "gradient"]
+            scaled = [ders[name] for name in names]
+            wide = np.promote_types(next(iter(ders.values())).dtype, np.float32)
+            ders |= zip(names, self.net.backend.cast(scaled, wide, 1 / scale), strict=True)
+        for name, der in ders.items():
+            params[name].der = der
+        self.solver.step(self.net)
 
     def _collect(self, part: Part) -> None:
         """Add the derivatives of a sub-batch; moments aren't derivatives: they are weighted by its size."""
@@ -145,11 +162,40 @@ class TrainingPass(Pass):
                 der = param.der if param.train_method == "gradient" else param.der * part.share
                 self._ders[name] = self._ders[name] + der if name in self._ders else der
 
+    def _stop_unless_scaled(
+        self, part: Part, inputs: Batch, seeds: Mapping[str, float], out: Mapping[str, Array]
+    ) -> None:
+        """TrainingError, unless all that is wrong may be a scale that is too large."""
+        finite = self.net.backend.finite
+        for name, value in out.items():
+            if not finite([value]):
+                self._stop(part, inputs, seeds, f"{name} is {float(value)}")
+        if self.scaling.exhausted:
+            name = next(name for name, der in self._ders.items() if not finite([der]))
+            scale = f" with loss_scale {self.scaling.scale:g}" if self.scaling.scale != 1 else ""
+            self._stop(part, inputs, seeds, f"the derivative of parameter {name!r} is not finite{scale}")
+
     def _stop(self, part: Part, inputs: Batch, seeds: Mapping[str, float], what: str) -> None:
+        with _located(part, inputs):  # a label that cannot be isn't looked for while graphs are replayed
+            why = explain(self.net, inputs, seeds)
         raise TrainingError(
-            f"batch {part.batch}: {what}; {explain(self.net, inputs, seeds)}. Parameters are as they were "
+            f"batch {part.batch}: {what}; {why}. Parameters are as they were "
             f"before this batch. Received: learning_rate {self.solver.learning_rate:g}"
         )
+
+
+@contextmanager
+def _located(part: Part, inputs: Batch) -> Iterator[None]:
+    """Errors inside of it say in which batch they are, and of which sample."""
+    try:
+        yield
+    except DagnnError as error:
+        where, n = f"batch {part.batch}", len(part.indices)
+        sample = error.sample if isinstance(error, LabelError) else None
+        if sample is not None and all(np.shape(array)[:1] == (n,) for array in inputs.values()):
+            where += f", whose sample {sample} is number {part.indices[sample]} of the data"
+        error.prefix(where)
+        raise
 
 
 def _sums_samples(net: DagNN, output: str) -> bool:

@@ -17,6 +17,7 @@ Stats = dict[str, dict[str, float]]  # of an epoch: {"train": {"objective": 0.31
 History = list[Stats]  # of epochs 1, 2, ...
 
 NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}  # strings, since JSON has no such numbers
+SKIPPED = "skipped_steps"  # the statistic of training that counts steps without derivatives to follow
 VALUE_WIDTH = 6  # characters of a value in `epoch_line`
 
 

@@ -19,6 +19,7 @@ from .finite import is_finite
 from .options import as_data, as_samples, check, check_rates
 from .passes import Pass, TrainingPass
 from .report import Bar, Report
+from .scaling import LossScale
 from .solvers import SGD, Solver
 from .stats import History, write_stats
 
@@ -47,6 +48,12 @@ class Trainer:
     random_seed : of the order of samples, of random changes to them, and of dropout.
     memory_budget : the most memory the evaluation of a sub-batch may take, in bytes or as "2GB": what it
         can't keep from forward to backward is made again, with the same results; see `DagNN.eval`.
+    precision : "float16" or "bfloat16": convolutions and what lies between compute in it, parameters and
+        losses stay float32; "float32"; default: as the net has it. See `DagNN.precision`.
+    loss_scale : a factor of derivatives on their way, a number or "dynamic", which float16 has by default: as
+        large as may be, for which steps whose derivatives overflow are skipped.
+    capture : replay evaluations as CUDA graphs on a backend that has such, with the same results; see
+        `DagNN.capture`, which it sets meanwhile.
     prefetch : sub-batches prepared in the background; 0: none. The result doesn't depend on it.
     exp_dir : folder for checkpoints `net-epoch-N.h5`, `stats.json`, `stats.csv` and `curves.png`; default:
         nothing is written.
@@ -66,6 +73,7 @@ class Trainer:
     Attributes
     ----------
     epoch : the number of epochs finished.
+    scaling : the scale of derivatives as it is now.
     history : their statistics, [{"train": {"objective": ...}, "val": {...}}, ...].
 
     >>> import numpy as np, dagnn
@@ -95,6 +103,9 @@ class Trainer:
     freeze: Names = ()
     random_seed: int = 0
     memory_budget: int | str | None = None
+    precision: str | None = None
+    loss_scale: float | str | None = None
+    capture: bool = False
     prefetch: int = 2
     exp_dir: str | PathLike[str] | None = None
     continue_: bool = False
@@ -119,6 +130,7 @@ class Trainer:
         self.history: History = []
         self.folder = None if self.exp_dir is None else Path(self.exp_dir).expanduser()
         self._given_rate, self._own_rate = self.learning_rate, self.solver.learning_rate
+        self.scaling = self._scaling()
         self._stopped = False
         self._broken_off = False  # in the middle of an epoch
 
@@ -126,6 +138,9 @@ class Trainer:
     def epoch(self) -> int:
         """The number of epochs finished."""
         return len(self.history)
+
+    def _scaling(self) -> LossScale:
+        return LossScale.of(self.loss_scale, self.precision or self.net.precision)
 
     def stop(self) -> None:
         """Let this epoch be the last; for `post_epoch`."""
@@ -163,11 +178,14 @@ class Trainer:
             raise OptionError(f"{type(data).__name__} has no samples to train on: give fit(data, train=...)")
         if self.net.parameter_server is not None:
             raise OptionError("the trainer moves the parameters itself: set net.parameter_server = None")
-        before = self.net.mode, self.net.accumulate_param_ders
+        net = self.net
+        before = net.mode, net.accumulate_param_ders, net.precision, net.capture
         report = Report(self)
         self._begin()
         try:
-            self.net.accumulate_param_ders = False
+            net.accumulate_param_ders = False
+            net.precision = self.precision or net.precision
+            net.capture = self.capture or net.capture
             while self.epoch < self.num_epochs and not self._stopped:
                 self._broken_off = True
                 training = self._train_epoch(data, train, val)
@@ -178,7 +196,7 @@ class Trainer:
                 self._broken_off = False
                 report.epoch(training)
         finally:
-            self.net.mode, self.net.accumulate_param_ders = before
+            net.mode, net.accumulate_param_ders, net.precision, net.capture = before
             self.solver.learning_rate = self._own_rate
             report.close()
         return self.history
@@ -191,11 +209,13 @@ class Trainer:
         samples = as_samples("val", samples, data)
         if not len(samples):
             raise OptionError("there are no samples to evaluate")
-        before = self.net.mode
+        before = self.net.mode, self.net.precision, self.net.capture
         try:
+            self.net.precision = self.precision or self.net.precision
+            self.net.capture = self.capture or self.net.capture
             return self._run(Pass(self, data, samples, epoch=0), "evaluation")
         finally:
-            self.net.mode = before
+            self.net.mode, self.net.precision, self.net.capture = before
 
     def _train_epoch(self, data: Data, train: np.ndarray, val: np.ndarray) -> Pass:
         epoch, title = self.epoch + 1, f"epoch {self.epoch + 1:{len(str(self.num_epochs))}}/{self.num_epochs}"
@@ -223,6 +243,7 @@ class Trainer:
             print(f"Epoch {self.epoch + 1} was broken off: it begins again with the parameters as they are")
         elif not self.history:
             self.net.seed, self.solver.state = self.random_seed, {}
+            self.scaling = self._scaling()
             self.net.freeze(self.freeze)
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -240,6 +261,7 @@ class Trainer:
         path = checkpoint.path_of(self.folder, epochs[-1])
         progress = checkpoint.resume(path, self.net, self.layers)
         self.solver.load_state(progress.solver)
+        self.scaling.load_state(progress.scaling)
         self.history, self._stopped = progress.history, progress.stopped
         if progress.freeze != as_names(self.freeze):
             self.net.unfreeze(progress.freeze)
@@ -261,7 +283,8 @@ class Trainer:
             raise OptionError("post_epoch set learning_rate to a function, which no checkpoint can keep")
         rate = rate.tolist() if isinstance(rate, np.ndarray) else rate
         state, freeze = self.solver.state_dict(), as_names(self.freeze)
-        progress = checkpoint.Progress(self.epoch, self.history, state, rate, freeze, self._stopped)
+        scaling = self.scaling.state_dict() if self.scaling.dynamic else {}
+        progress = checkpoint.Progress(self.epoch, self.history, state, rate, freeze, self._stopped, scaling)
         checkpoint.save(self.folder, self.net, progress, self.layers)
         checkpoint.prune(self.folder, self.history, self.keep_last, self.keep_best)
 
