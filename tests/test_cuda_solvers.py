@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_cuda_maps import dtypes
 
 import dagnn
-from dagnn.backends.cupy.solvers import CHUNK
+from dagnn.backends.cupy.many import CHUNK
 from dagnn.dtypes import floating
 from dagnn.layers.layer import Layer, ParamSpec
 from dagnn.train import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp, fit
@@ -92,7 +92,7 @@ def test_a_step_is_one_launch(emulated, kind, monkeypatch):
     for step in range(2):
         derive(net, step)
         solver.step(net)
-    assert launches == [("solvers", solver.kernel)] * 2
+    assert launches == [("many", solver.kernel)] * 2
 
 
 @pytest.mark.parametrize("kind", SOLVERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from .convolution import Convolution
 from .elementwise import Activation, Elementwise
 from .graphs import Recorder
 from .losses import Losses
+from .many import Many
 from .modules import Kernels
 from .normalisation import Normalisation
 from .pooling import Pooling
@@ -26,7 +28,7 @@ INSTALL = "pip install 'dagnn[cuda13]' (or 'dagnn[cuda12]' for CUDA 12)"
 
 
 class CuPyBackend(
-    Services, Convolution, Pooling, Normalisation, Sampling, Losses, Activation, Elementwise, Backend
+    Services, Convolution, Pooling, Normalisation, Sampling, Losses, Activation, Elementwise, Many, Backend
 ):
     """Kernels on CuPy arrays; BackendError where CuPy or a CUDA device is missing.
 
@@ -62,6 +64,7 @@ class CuPyBackend(
         self._index = self._options["device"]
         self._cupy = _cupy(self._index)
         self._kernels = Kernels(self._cupy, self._index)
+        self._recorders: WeakSet[Recorder] = WeakSet()
 
     def __repr__(self) -> str:
         others = {key: value for key, value in self._options.items() if value != DEFAULTS[key]}
@@ -102,10 +105,6 @@ class CuPyBackend(
     def zeros(self, shape, dtype):
         with self.evaluation():
             return self._cupy.zeros(shape, dtype)
-
-    def recorder(self) -> Recorder:
-        with self.evaluation():
-            return Recorder(self._cupy)
 
     def _capturing(self) -> bool:
         """Whether work is being recorded now, so that nothing may wait for the device."""

@@ -10,15 +10,16 @@ import numpy as np
 
 from ..reference.checks import Array
 from ..services import Move
+from .many import memory_order, places
 from .modules import THREADS, Kernels
 
-COLUMNS, NUMBERS, CHUNK = 15, 8, 4096  # as in kernels/solvers.cu
+COLUMNS, NUMBERS = 15, 8  # as in kernels/many.cu
 AVERAGE, SINGLE, ELSEWHERE = 1, 2, 4
 ALIGNMENT = 32  # elements between the beginnings of slots
 
 
 class Steps:
-    """Moves all parameters by the kernel `rule` of solvers.cu; see `services.Steps`.
+    """Moves all parameters by the kernel `rule` of many.cu; see `services.Steps`.
 
     Slots live in flat buffers: they are made, cleared and found in one piece. Values and derivatives stay
     where kernels read and make them, and are found by their addresses: a buffer for them would cost a
@@ -55,7 +56,7 @@ class Steps:
         for name, table in self._tables.items():
             if table.blocks:
                 args = table.rows, table.places, table.numbers
-                self._kernels.blocks("solvers", self._rule, name, (table.blocks,), (THREADS,), *args)
+                self._kernels.blocks("many", self._rule, name, (table.blocks,), (THREADS,), *args)
         self._held = []
 
     def _row(self, move: Move) -> list[int]:
@@ -65,7 +66,7 @@ class Steps:
             der = der.astype(value.dtype)
         if der.dtype != value.dtype:
             flags |= SINGLE
-        order = _order(value)
+        order = memory_order(value)
         layout = [0] * 7
         if der.strides != value.strides and value.size > 1:
             if value.ndim > 4:
@@ -88,7 +89,7 @@ class _Table:
     blocks = 0
 
     def __init__(self) -> None:
-        self._host = np.empty((0, COLUMNS), np.int64), np.empty((0, NUMBERS))
+        self._host: tuple[Any, Any] = np.empty((0, COLUMNS), np.int64), np.empty((0, NUMBERS))
 
     @property
     def rows(self) -> int:
@@ -101,22 +102,18 @@ class _Table:
 
     def fill(self, cupy: Any, rows: Sequence[tuple[list[int], Sequence[float]]]) -> None:
         """Bring to the device what changed of these rows."""
-        blocks = [-(-place[0] // CHUNK) for place, _ in rows]
-        firsts = [0, *accumulate(blocks)]
-        self.blocks = firsts.pop()
-        places = np.array([[first, *place] for first, (place, _) in zip(firsts, rows, strict=True)], np.int64)
+        table, self.blocks = places([place for place, _ in rows])
         numbers = np.zeros((len(rows), NUMBERS))
         for k, (_, given) in enumerate(rows):
             numbers[k, : len(given)] = given
         if len(rows) != self.rows:
-            self.places, self.numbers = cupy.asarray(places), cupy.asarray(numbers)
+            self.places, self.numbers = cupy.asarray(table), cupy.asarray(numbers)
         else:
-            for on_device, new, old in zip(
-                (self.places, self.numbers), (places, numbers), self._host, strict=True
-            ):
+            on_device = (self.places, table, self._host[0]), (self.numbers, numbers, self._host[1])
+            for array, new, old in on_device:
                 if not np.array_equal(new, old):
-                    on_device.set(new)
-        self._host = places, numbers
+                    array.set(new)
+        self._host = table, numbers
 
 
 def _by_type(values: Sequence[Array]) -> dict[str, list[int]]:
@@ -127,13 +124,8 @@ def _by_type(values: Sequence[Array]) -> dict[str, list[int]]:
     return found
 
 
-def _order(a: Array) -> list[int]:
-    """The axes from the outermost to the innermost in memory."""
-    return sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]) if a.shape[axis] > 1 else 0)
-
-
 def _lying_as(value: Array, flat: Array) -> Array:
     """A view of flat memory with the shape of `value` and its order of memory."""
-    order = _order(value)
+    order = memory_order(value)
     inverse = sorted(range(value.ndim), key=order.__getitem__)
     return flat.reshape([value.shape[axis] for axis in order]).transpose(inverse)

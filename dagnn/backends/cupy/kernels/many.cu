@@ -1,13 +1,59 @@
-// A step of a solver for all parameters at once: blocks of CHUNK elements, parameter after parameter. What
-// changes from step to step is read from the device, so that a recorded step stays live.
-//
-// A row of `table` is a parameter: its first block, its size, the addresses of the new value, the value, the
-// derivative and up to two slots, flags, and the order of the derivative's memory where that is another:
-// sizes of the three inner axes of the value as it lies in memory, and what lies between the derivative's
-// neighbours on each of four axes. A row of `numbers` is what its rule reads; each says which.
+// What is done to many arrays at once: in blocks of CHUNK elements, array after array. A row of a table is an
+// array: its first block, its size in elements, then addresses.
 
-constexpr int COLUMNS = 15, NUMBERS = 8, CHUNK = 4096;
+constexpr int CHUNK = 4096;
 enum { FIRST, SIZE, NEW, VALUE, DER, ONE, TWO, FLAGS, INNER, STEPS = INNER + 3 };
+
+// The row of this block: the last whose first block isn't behind it.
+__device__ inline INDEX row_of_block(INDEX rows, const long long* table, int columns) {
+    INDEX at = 0, last = rows - 1;
+    while (at < last) {
+        INDEX middle = (at + last + 1) / 2;
+        if (table[middle * columns + FIRST] <= (long long)blockIdx.x)
+            at = middle;
+        else
+            last = middle - 1;
+    }
+    return at;
+}
+
+#define EACH_OF(row, i)                                                                                     \
+    for (long long i = ((long long)blockIdx.x - row[FIRST]) * CHUNK + threadIdx.x,                          \
+                   stop = min(i - threadIdx.x + CHUNK, row[SIZE]);                                          \
+         i < stop; i += blockDim.x)
+
+// Sets `found` where an element is nan or inf. Rows: first, size, NEW unused, value.
+extern "C" __global__ void not_finite(INDEX rows, const long long* table, int* found) {
+    const long long* row = table + row_of_block(rows, table, 4) * 4;
+    EACH_OF(row, i) {
+        ACC v = ((const REAL*)row[VALUE])[i];
+        if (v - v != 0) *found = 1;
+    }
+}
+
+// new = scale value, rounded to the type `to`: float16, bfloat16, float, double. Rows: first, size, new, value.
+extern "C" __global__ void cast(INDEX rows, const long long* table, INDEX to, ACC scale) {
+    const long long* row = table + row_of_block(rows, table, 4) * 4;
+    EACH_OF(row, i) {
+        ACC v = ACC(((const REAL*)row[VALUE])[i]) * scale;
+        switch (to) {
+            case 0: ((float16*)row[NEW])[i] = (float)v; break;
+            case 1: ((bfloat16*)row[NEW])[i] = (float)v; break;
+            case 2: ((float*)row[NEW])[i] = v; break;
+            default: ((double*)row[NEW])[i] = v;
+        }
+    }
+}
+
+// A step of a solver for all parameters. What changes from step to step is read from the device, so that a
+// recorded step stays live.
+//
+// The addresses in a row of `table` are those of the new value, the value, the derivative and up to two
+// slots; then come flags, and the order of the derivative's memory where that is another: sizes of the three
+// inner axes of the value as it lies in memory, and what lies between the derivative's neighbours on each of
+// four axes. A row of `numbers` is what its rule reads; each says which.
+
+constexpr int COLUMNS = 15, NUMBERS = 8;
 enum { AVERAGE = 1, SINGLE = 2, ELSEWHERE = 4 };  // FLAGS; SINGLE: the derivative is float, whatever REAL is
 
 // Where element i of the value is in the derivative.
@@ -33,30 +79,19 @@ __device__ inline ACC decayed(ACC w, ACC der, ACC decay) { return decay ? der + 
 
 template <class Rule>
 __device__ void steps(INDEX rows, const long long* table, const double* numbers) {
-    INDEX at = 0, last = rows - 1;
-    while (at < last) {  // the last row whose first block isn't behind this one
-        INDEX middle = (at + last + 1) / 2;
-        if (table[middle * COLUMNS + FIRST] <= (long long)blockIdx.x)
-            at = middle;
-        else
-            last = middle - 1;
-    }
+    INDEX at = row_of_block(rows, table, COLUMNS);
     const long long* row = table + at * COLUMNS;
     const double* given = numbers + at * NUMBERS;
-    long long start = ((long long)blockIdx.x - row[FIRST]) * CHUNK;
-    long long stop = min(start + CHUNK, row[SIZE]);
     const REAL* value = (const REAL*)row[VALUE];
     REAL* fresh = (REAL*)row[NEW];
     if (row[FLAGS] & AVERAGE) {
         ACC kept = given[0], taken = given[1];
-        for (long long i = start + threadIdx.x; i < stop; i += blockDim.x)
-            fresh[i] = REAL(kept * ACC(value[i]) + taken * der_of(row, i));
+        EACH_OF(row, i) fresh[i] = REAL(kept * ACC(value[i]) + taken * der_of(row, i));
         return;
     }
     Rule rule(given);
     ACC *one = (ACC*)row[ONE], *two = (ACC*)row[TWO];
-    for (long long i = start + threadIdx.x; i < stop; i += blockDim.x)
-        fresh[i] = REAL(rule.moved(ACC(value[i]), der_of(row, i), one + i, two + i));
+    EACH_OF(row, i) fresh[i] = REAL(rule.moved(ACC(value[i]), der_of(row, i), one + i, two + i));
 }
 
 // learning rate, weight decay, momentum, 1 for Nesterov's
