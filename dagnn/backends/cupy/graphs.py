@@ -19,22 +19,28 @@ class Recorder:
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self._pool = cupy.cuda.MemoryPool()
+        self._stream = cupy.cuda.Stream(non_blocking=True)  # one for all graphs: pools keep memory by stream
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the device that its graphs take, whether or not they use them just now."""
+        return self._pool.total_bytes()
 
     def record(self, work: Callable[[], Any]) -> Callable[[], None]:
         """The launch of a graph of all kernels that `work` launches on the current stream."""
-        cuda = self._cupy.cuda
-        stream = cuda.Stream(non_blocking=True)
-        with cuda.using_allocator(self._pool.malloc), stream:
+        with self._cupy.cuda.using_allocator(self._pool.malloc), self._stream as stream:
             stream.begin_capture()
             try:
                 work()
             except BaseException:
-                self._break_off(stream)
+                with suppress(self._cupy.cuda.runtime.CUDARuntimeError):  # another one, about the same
+                    stream.end_capture()
                 raise
             graph = stream.end_capture()
         return partial(_launch, graph, self._pool)
 
     def place(self, array: Any) -> Hashable:
+        """The address of an array, and what else kernels are told of it."""
         return array.data.ptr, array.shape, array.strides, array.dtype
 
     def live(self, number: int) -> Live:
@@ -42,11 +48,6 @@ class Recorder:
         key = Live(number)
         key.array = self._cupy.full((), number, "uint64")
         return key
-
-    def _break_off(self, stream: Any) -> None:
-        """End the capture after an error, of which CUDA then makes another one."""
-        with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
-            stream.end_capture()
 
 
 def _launch(graph: Any, pool: Any) -> None:

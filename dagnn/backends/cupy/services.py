@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakSet
 
 from ..services import MemoryUse, Ready
+from .graphs import Recorder
 from .prefetch import Prefetcher
 
 
@@ -15,6 +17,7 @@ class Services:
 
     _cupy: Any
     _index: int
+    _recorders: WeakSet[Recorder]
     evaluation: Callable[[], AbstractContextManager[Any]]
 
     def release_idle(self) -> None:
@@ -27,8 +30,15 @@ class Services:
             pool = self._cupy.get_default_memory_pool()
             free, total = self._cupy.cuda.runtime.memGetInfo()
             limit = pool.get_limit() or None
-            device = f"device {self._index}"
-            return MemoryUse(pool.used_bytes(), pool.total_bytes(), device, total, free, limit)
+            device, graphs = f"device {self._index}", sum(recorder.nbytes for recorder in self._recorders)
+            used, held = pool.used_bytes() + graphs, pool.total_bytes() + graphs
+            return MemoryUse(used, held, device, total, free, limit)
+
+    def recorder(self) -> Recorder:
+        with self.evaluation():
+            recorder = Recorder(self._cupy)
+        self._recorders.add(recorder)
+        return recorder
 
     def prefetcher(self) -> Callable[[Mapping[str, Any]], Ready]:
         with self.evaluation():
