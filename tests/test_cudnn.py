@@ -3,27 +3,21 @@
 import logging
 import sys
 
+import cudnn_on_cpu
+import emulated
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matlab import error
 from test_backends import maps, windows
+from test_golden_convolution import test_conv, test_conv_transpose  # noqa: F401  (on this module's backend)
 
 from dagnn.backends import get
 from dagnn.backends.cupy import CuPyBackend, patches
 
-emulated = pytest.importorskip("emulated", reason="the emulated CuPy isn't on the path")
-cudnn_on_cpu = pytest.importorskip(
-    "cudnn_on_cpu", reason="cuDNN's stand-in needs ml_dtypes", exc_type=ImportError
-)
-
-# MatConvNet's cases, on the backend of this module.
-from test_golden_convolution import test_conv, test_conv_transpose  # noqa: E402, F401
-
 REFERENCE = get("reference")
-BFLOAT16 = np.dtype(cudnn_on_cpu.ml_dtypes.bfloat16)
-DTYPES = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]
+DTYPES = list(cudnn_on_cpu.TYPES.values())
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12, "float16": 2e-3, "bfloat16": 1.6e-2}
 
 
@@ -162,6 +156,8 @@ def test_it_writes_where_it_is_told_to(backend, monkeypatch, order, leak, last):
         assert backend.conv(x, w, b, relu=leak, out=out) is out
         agree(out, expected)
         assert (whole.get() != 0).sum() <= (expected != 0).sum()
+        assert backend.conv(x, w, b, add=backend.asarray(expected), out=out) is out
+        agree(out, REFERENCE.conv(x.get(), w.get(), b.get(), add=expected))
 
 
 @pytest.mark.parametrize("last", [False, True])

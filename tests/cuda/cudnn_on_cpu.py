@@ -7,10 +7,10 @@ patterns pass that have engines compiled beforehand: convolution [+ sum] + biase
 
 import ctypes
 import enum
+from contextlib import suppress
 from types import ModuleType
 
 import emulated_cuda
-import ml_dtypes
 import numpy as np
 
 from dagnn.backends import get
@@ -33,10 +33,13 @@ numerical_note = enum.Enum(
 )
 TYPES = {
     data_type.HALF: np.dtype("float16"),
-    data_type.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
     data_type.FLOAT: np.dtype("float32"),
     data_type.DOUBLE: np.dtype("float64"),
 }
+with suppress(ImportError):
+    from ml_dtypes import bfloat16
+
+    TYPES[data_type.BFLOAT16] = np.dtype(bfloat16)
 
 
 class Tensor:
@@ -156,7 +159,9 @@ class pygraph:
             if one.dim is None or one.stride is None or one.kind is not self.io:
                 raise ValueError(f"{one.name or one.node[0]}: dim, stride or data type isn't set")
         layouts = {one.layout() for one in real} - {None}
-        if len(layouts) > 1:
+        if len(layouts) > 1 or any(
+            one.dim == self.result.dim and one.stride != self.result.stride for one in real
+        ):
             raise ValueError("tensors differ in layout")
         if self.compute is not (data_type.DOUBLE if self.io is data_type.DOUBLE else data_type.FLOAT):
             raise ValueError(f"{self.io} is computed in {self.compute}")

@@ -66,7 +66,7 @@ class Convolution(reference.Convolution):
         if out is not None and not out.size:
             return out
         x, w, add = (None if a is None else self._ready(a, last) for a in (x, w, add))
-        part = w is not None and out is not None and not dense_out and _is_part(out, last)
+        part = w is not None and add is None and out is not None and not dense_out and _is_part(out, last)
         if part and not relu and self._fused(out, x, w, b, add, relu, sizes, last):
             return out
         y = out if dense_out else empty_maps(self.xp, sizes.output, x.dtype, last)

@@ -25,7 +25,8 @@ class Problem(NamedTuple):
     """A convolution ("fprop"), its derivative for x ("dgrad") or for w ("wgrad"), as cuDNN has to plan it.
 
     `last`: all maps and filters are channels-last. What follows is + add, + biases, and max(0, y); cuDNN has
-    the sum and the ReLU only where there are biases. `apart`: the strides of a y that is part of larger maps.
+    the sum and the ReLU only where there are biases. `apart`: the strides of a y that is part of larger maps,
+    to which nothing may be added.
     """
 
     kind: str
@@ -94,7 +95,7 @@ def graph(cudnn: Any, problem: Problem, **place: Any) -> Any:
     else:
         x, w = tensor("x", X, problem.x), tensor("w", W, problem.w)
         result, uid, shape = made.conv_fprop(image=x, weight=w, **window), Y, problem.y
-    layout = strides(shape, problem.last)
+    layout = list(problem.apart) or strides(shape, problem.last)
     # In this order cuDNN has engines compiled beforehand, for all types.
     if problem.add:
         result.set_dim(list(shape)).set_stride(layout)
@@ -105,8 +106,7 @@ def graph(cudnn: Any, problem: Problem, **place: Any) -> Any:
     if problem.relu:
         result.set_dim(list(shape)).set_stride(layout)
         result = made.relu(input=result)
-    result.set_output(True).set_data_type(kind).set_dim(list(shape)).set_uid(uid)
-    result.set_stride(list(problem.apart) or layout)
+    result.set_output(True).set_data_type(kind).set_dim(list(shape)).set_stride(layout).set_uid(uid)
     return made
 
 
