@@ -58,6 +58,14 @@ class Losses(reference.Losses):
         self._check(wrong, c, x, kind)
         return dzdx
 
+    def check_labels(self, x, labels, *, kind="softmaxlog"):
+        c, _ = self._label_map(x, labels, kind)
+        if (wrong := self._flag()) is not None:
+            c = self.xp.ascontiguousarray(c)
+            args = c.size, c, _type_of(c), x.shape[1], int(kind in ATTRIBUTE), wrong
+            self._launch("wrong_labels", np.float32, min(_blocks(c.size), MOST_BLOCKS), *args)
+            self._check(wrong, c, x, kind)
+
     def smooth_l1(self, x, x0, weights=None, *, sigma=1.0):
         args, bend = self._differences(x, x0, weights, sigma)
         parts = self._parts(x.size)
@@ -103,10 +111,7 @@ class Losses(reference.Losses):
         """The label map, and what kernels of losses begin with."""
         c, shape = self._label_map(x, labels, kind)
         mass = self._weights(weights, shape, x.dtype)
-        name = "uint8" if c.dtype.kind == "b" else c.dtype.name
-        if name not in TYPES:
-            raise DTypeError(f"labels are real numbers, got {c.dtype}")
-        more = [c, TYPES.index(name), *_strides(c), mass, *_strides(mass)]
+        more = [c, _type_of(c), *_strides(c), mass, *_strides(mass)]
         given = _given(self.xp, x, more, share=kind in CATEGORICAL)
         given.args.append(KINDS.index(kind))
         return c, given
@@ -151,6 +156,13 @@ class Losses(reference.Losses):
         if wrong.item():
             self._check_labels(c, x.shape[1], kind in ATTRIBUTE)
         self._checked = _identity(c, x, kind)
+
+
+def _type_of(labels: Array) -> int:
+    name = "uint8" if labels.dtype.kind == "b" else labels.dtype.name
+    if name not in TYPES:
+        raise DTypeError(f"labels are real numbers, got {labels.dtype}")
+    return TYPES.index(name)
 
 
 def _identity(c: Array, x: Array, kind: str) -> tuple[Any, ...]:

@@ -141,6 +141,14 @@ extern "C" __global__ void total(INDEX count, const REAL* x, double* parts) {
 
 // ---- Losses
 
+extern "C" __global__ void wrong_labels(INDEX count, const void* labels, INDEX type, INDEX channels, INDEX per_score,
+                                        int* wrong) {
+    EACH(i, count) {
+        double label = number(labels, type, i);
+        if ((per_score ? attribute_of(label) : class_of(label, channels)) == WRONG) *wrong = 1;
+    }
+}
+
 // The pixels of a thread, or of its warp.
 #define EACH_PIXEL(i, count)                                                                                \
     for (INDEX i = ((INDEX)blockIdx.x * blockDim.x + threadIdx.x) / lanes; i < (count);                     \
