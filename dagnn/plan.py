@@ -135,7 +135,7 @@ class Place:
         """Make room in `joined` for maps of `shape`, unless there is some; None where it doesn't suit."""
         n, _, height, width = shape
         if self.name not in joined:
-            joined[self.name] = backend.empty((n, height, width, self.total), dtype).transpose(0, 3, 1, 2)
+            joined[self.name] = backend.empty_maps((n, self.total, height, width), dtype)
         elif getattr(joined[self.name], "shape", None) != (n, self.total, height, width):
             joined[self.name] = None
 
