@@ -41,19 +41,19 @@ def check(case: Case, phase: str, threads: int) -> dict[str, float]:
     if phase == "infer":
         return _predictions(case, threads)
     small = case.at(batch=min(SMALL_BATCH, case.shape[0]))
-    for name, found in _errors(
+    for name, found in errors_of(
         our_derivatives(small, "float64"), peers_derivatives(small, "float64")
     ).items():
-        _demand(f"derivative of {name} in float64", found, DOUBLE)
+        demand(f"derivative of {name} in float64", found, DOUBLE)
     truth = peers_derivatives(case, "float64")
-    theirs = _errors(peers_derivatives(case, "float32"), truth)
-    mine = _errors(our_derivatives(case, "float32"), truth)
+    theirs = errors_of(peers_derivatives(case, "float32"), truth)
+    mine = errors_of(our_derivatives(case, "float32"), truth)
     for name, found in mine.items():
-        _demand(f"derivative of {name}", found, max(SINGLE, FACTOR * theirs[name]))
+        demand(f"derivative of {name}", found, max(SINGLE, FACTOR * theirs[name]))
     return {"dagnn": max(mine.values()), "pytorch": max(theirs.values())}
 
 
-def _errors(ders: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+def errors_of(ders: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The error of each derivative.
 
     Some are 0 but for rounding (of biases in front of batch normalisation): what is less than a
@@ -75,7 +75,7 @@ def _predictions(case: Case, threads: int) -> dict[str, float]:
         truth = model.double()(x.double()).numpy()
     errors = {name: error(answer, truth) for name, answer in answers.items()}
     for who in ("dagnn", "onnxruntime"):
-        _demand(f"prediction of {who}", errors[who], max(PREDICTION, FACTOR * errors["pytorch"]))
+        demand(f"prediction of {who}", errors[who], max(PREDICTION, FACTOR * errors["pytorch"]))
     return errors
 
 
@@ -116,6 +116,6 @@ def pairs(net: DagNN) -> Iterator[tuple[str, str]]:
             yield param, f"layers.{peers.module_name(name)}.{role}"
 
 
-def _demand(what: str, found: float, most: float) -> None:
+def demand(what: str, found: float, most: float) -> None:
     if not found <= most:
         raise Disagreement(f"{what}: an error of {found:.2g} of the norm, more than {most:.2g}")

@@ -92,11 +92,11 @@ class Convolution:
         return f"{x} * {w}" + "".join(marks)
 
 
-def convolutions(names: Iterable[str] = CASES) -> dict[Convolution, list[str]]:
+def convolutions(names: Iterable[str] = CASES, batch: int | None = None) -> dict[Convolution, list[str]]:
     """The different convolutions of networks, and the layers "network:layer" that have them."""
     found: dict[Convolution, list[str]] = {}
     for name in names:
-        case = CASES[name]
+        case = CASES[name].at(batch=batch)
         net = case.build()
         shapes = net.var_shapes({key: array.shape for key, array in case.inputs().items()})
         for node in net.layers.values():

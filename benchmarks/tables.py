@@ -123,7 +123,41 @@ def faults(rows: Sequence[Row]) -> str:
     return table(heads, lines, left=2)
 
 
+def devices(rows: Sequence[Row]) -> str:
+    """Of `benchmarks.gpu`: a line for each network, setting and peer."""
+    heads = ["network", "phase", "precision", "peer", "batch", "dagnn, ms", "peer, ms", "ratio"]
+    heads += ["dagnn, images/s", "dagnn, MB", "peer, MB"]
+    lines = [
+        [
+            *(r["net"], r["phase"], r["precision"] + (", CUDA graphs" if r["capture"] else "")),
+            *(NAMES.get(r["peer"], r["peer"]), str(r["batch"])),
+            *(_with_spread(r[f"{who}_ms"], r[f"{who}_spread_ms"]) for who in ("ours", "peer")),
+            *(_ratio(r), number(r["ours_images_s"])),
+            *(number(r[f"{who}_peak_mb"]) for who in ("ours", "peer")),
+        ]
+        for r in rows
+    ]
+    return table(heads, lines, left=4)
+
+
+def orders(rows: Sequence[Row]) -> str:
+    """Of `benchmarks.gpu --layouts`."""
+    heads = ["convolution", "precision", "kind", "channels first, ms", "channels last, ms"]
+    lines = [
+        [
+            r["convolution"].replace("*", "\\*"),
+            r["precision"],
+            r["kind"],
+            *(number(r[f"{k}_ms"]) for k in r["layouts"]),
+        ]
+        for r in rows
+    ]
+    return table(heads, lines, left=3)
+
+
 KINDS: dict[str, Callable[[Sequence[Row]], str]] = {
+    "capture": devices,
+    "layouts": orders,
     "rounds": networks,
     "convolution": kernels,
     "sweep": sweeps,
@@ -132,6 +166,8 @@ KINDS: dict[str, Callable[[Sequence[Row]], str]] = {
 
 
 TITLES = {
+    "capture": "Networks on a GPU",
+    "layouts": "Orders of memory on a GPU",
     "rounds": "Whole networks",
     "convolution": "Convolutions one by one",
     "sweep": "Growing batches, images, threads and windows",
@@ -142,6 +178,13 @@ TITLES = {
 def machine(facts: Mapping[str, Any]) -> str:
     """The machine in a sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    if "device" in facts:
+        packages = ", ".join(f"{name} {version}" for name, version in facts["device_packages"].items())
+        return (
+            f"Measured on {facts['date']} on {facts['device']} with {facts['device_memory_gb']} GB, CUDA "
+            f"{facts['runtime_cuda']} and a driver for {facts['driver_cuda']}; "
+            f"Python {facts['python']}, {packages}."
+        )
     return (
         f"Measured on {facts['date']} with {facts['threads']} threads on {facts['cores']} cores of a machine "
         f"with {facts['memory_gb']} GB ({facts['processor']}), {facts['system']}; "

@@ -57,8 +57,9 @@ def inputs_of(case):
     return {n: to_ours(v, n, sizes[n]) for n, v in zip(pairs[::2], pairs[1::2], strict=True)}
 
 
-def run(case, dtype, conserve):
+def run(case, dtype, conserve, backend="numpy"):
     net = build(case)
+    net.move(backend)
     net.mode, net.conserve_memory = case["mode"], conserve
     slots = param_slots(case)
     for param in case["params"]:
@@ -82,7 +83,7 @@ def check(case, net, reference=None, tolerance=1e-9):
             golden = variable[field]
             if np.size(golden) == 0 or name == "label":
                 continue
-            ours = getattr(net.vars[name], field)
+            ours = net.backend.to_numpy(getattr(net.vars[name], field))
             want = getattr(reference.vars[name], field) if reference else matlab.nchw(golden)
             if reference is None and np.ndim(ours) == 0:
                 want = np.asarray(golden).reshape(())
@@ -92,9 +93,9 @@ def check(case, net, reference=None, tolerance=1e-9):
         name = param["name"]
         if np.size(param["der"]):
             want = reference.params[name].der if reference else param_array(param["der"], *slots[name])
-            der = net.params[name].der
+            der = net.backend.to_numpy(net.params[name].der)
             if (case["name"], name) in ZERO:
-                largest = max(np.abs(p.der).max() for p in net.params.values())
+                largest = max(float(np.abs(p.der).max()) for p in net.params.values())
                 assert max(np.abs(der).max(), np.abs(want).max()) < tolerance * largest
             else:
                 assert matlab.error(der, want) < tolerance, name
@@ -102,16 +103,16 @@ def check(case, net, reference=None, tolerance=1e-9):
     return compared
 
 
-def test_float64_matches_matconvnet(case):
-    assert check(case, run(case, np.float64, conserve=False)) >= 13
+def test_float64_matches_matconvnet(case, backend):
+    assert check(case, run(case, np.float64, False, backend)) >= 13
 
 
-def test_float32_matches_our_float64(case):
-    single = run(case, np.float32, conserve=False)
+def test_float32_matches_our_float64(case, backend):
+    single = run(case, np.float32, False, backend)
     rounded = build(case)
     rounded.mode, rounded.conserve_memory = case["mode"], False
     for name, param in single.params.items():
-        rounded.params[name].value = param.value.astype(np.float64)
+        rounded.params[name].value = backend.to_numpy(param.value).astype(np.float64)
     inputs = {
         n: a.astype(np.float32).astype(np.float64) if a.dtype.kind == "f" else a
         for n, a in inputs_of(case).items()

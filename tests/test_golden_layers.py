@@ -43,29 +43,30 @@ def arrays(case, field):
     return values
 
 
-def compare(actual, reference):
+def compare(backend, actual, reference):
     assert (actual is None) == (reference is None)
     if reference is not None:
-        assert matlab.error(actual, reference) < 1e-9
+        assert matlab.error(backend.to_numpy(actual), reference) < 1e-9
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=[case["name"] for case in LAYERS])
-def test_layer(case):
+def test_layer(backend, case):
     layer = getattr(dagnn, case["class"].removeprefix("dagnn."))(**config(case))
-    inputs, params = arrays(case, "inputs"), arrays(case, "params")
-    assert all(p.shape == layer.size for p in params)
-    ctx = dagnn.Context(
-        backends.get("numpy"), wants_inputs=(True,) * len(inputs), wants_params=(True,) * len(params)
+    inputs, params, dzdy = (
+        [None if a is None else backend.asarray(a) for a in arrays(case, field)]
+        for field in ("inputs", "params", "derOutputs")
     )
+    assert all(p.shape == layer.size for p in params)
+    ctx = dagnn.Context(backend, wants_inputs=(True,) * len(inputs), wants_params=(True,) * len(params))
     outputs = layer.forward(ctx, inputs, params)
-    der_inputs, der_params = layer.backward(ctx, params, arrays(case, "derOutputs"))
+    der_inputs, der_params = layer.backward(ctx, params, dzdy)
     assert [y.shape for y in outputs] == layer.output_shapes([x.shape for x in inputs])
     for actual, reference in zip(
         [*outputs, *der_inputs, *der_params],
         [*arrays(case, "outputs"), *arrays(case, "derInputs"), *arrays(case, "derParams")],
         strict=True,
     ):
-        compare(actual, reference)
+        compare(backend, actual, reference)
 
 
 def test_running_average_of_a_loss():

@@ -1,0 +1,61 @@
+"""A plugin of pytest that leaves the tests that compute on a device, and notes the golden suite's errors.
+
+`pytest -p benchmarks.gpu.plugin --golden-errors=FILE`; with DAGNN_TEST_GPU=1 in the environment what else
+runs through the emulator runs on the device.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+ELSEWHERE = ("test_emulated", "test_cuda_sources")  # about the emulator, and the compiler
+
+
+_errors: dict[str, tuple[float, str]] = {}  # by type: the largest, and its test
+
+
+def pytest_addoption(parser: Any) -> None:
+    parser.addoption("--golden-errors", metavar="FILE", help="the largest errors, by type, as JSON")
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    chosen = [item for item in items if _on_device(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+
+
+def _on_device(item: Any) -> bool:
+    if item.path.stem in ELSEWHERE:
+        return False
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return "cupy" in parameters.values() if "backend" in parameters else "emulated" in item.fixturenames
+
+
+def pytest_collection_finish(session: Any) -> None:
+    """Have the golden tests compare with a function that takes notes."""
+    try:
+        import agreement  # both in tests/
+        import matlab
+    except ImportError:
+        return
+    compare = matlab.error
+
+    def error(actual: Any, reference: Any) -> float:
+        found = compare(actual, reference)
+        file, _, test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0].partition("::")
+        if "test_golden" in file and hasattr(actual, "dtype"):
+            kind = "single" if "single" in test and actual.dtype == "float64" else str(actual.dtype)
+            if not found <= _errors.get(kind, (0.0, ""))[0]:
+                _errors[kind] = found, test
+        return found
+
+    matlab.error = agreement.error = error
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    path = session.config.getoption("--golden-errors")
+    if path:
+        Path(path).write_text(json.dumps(_errors))
