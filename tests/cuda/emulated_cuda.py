@@ -94,6 +94,8 @@ class Memory:
         start = -room.ctypes.data % ALIGNMENT
         self.bytes = room[start : start + size]
         self.ptr = self.bytes.ctypes.data
+        if capturing() and pool is not _default_pool:
+            get_current_stream()._graph.kept.append(self.bytes)  # as long as the pool, that is the graph
         self._end = weakref.finalize(self, pool._give_back, size, self.device)
         self._end.atexit = False
 
@@ -216,6 +218,7 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[tuple[Callable[[], object], list[weakref.ref], list[np.ndarray]]] = []
+        self.kept: list[np.ndarray] = []
 
     def launch(self, stream: "Stream | None" = None) -> None:
         """Do it all; RuntimeError where memory of the default pool has been let go of since."""
