@@ -44,3 +44,13 @@ def split(shape: Sequence[int], last: bool) -> tuple[int, int]:
     ((1, 25), (3, 1))
     """
     return (shape[1], 1) if last else (1, prod(shape[2:]))
+
+
+def strides(a: Array) -> list[int]:
+    """The elements between neighbours on each axis, 0 where there are none.
+
+    >>> import numpy as np
+    >>> strides(np.zeros((5, 1, 3)))
+    [3, 0, 1]
+    """
+    return [0 if n < 2 else s // a.itemsize for n, s in zip(a.shape, a.strides, strict=True)]

@@ -10,7 +10,7 @@ from ...errors import DTypeError
 from ..reference import losses as reference
 from ..reference.checks import Array, one_dtype, same_shape
 from ..reference.losses import ATTRIBUTE, CATEGORICAL, check_top_k, divisor, scalar
-from .layout import channels_last, dense, split
+from .layout import channels_last, dense, split, strides
 from .modules import MOST_BLOCKS, THREADS, Kernels
 
 KINDS = CATEGORICAL + ATTRIBUTE  # numbered as in kernels/losses.cu
@@ -111,7 +111,7 @@ class Losses(reference.Losses):
         """The label map, and what kernels of losses begin with."""
         c, shape = self._label_map(x, labels, kind)
         mass = self._weights(weights, shape, x.dtype)
-        more = [c, _type_of(c), *_strides(c), mass, *_strides(mass)]
+        more = [c, _type_of(c), *strides(c), mass, *_broadcast(mass)]
         given = _given(self.xp, x, more, share=kind in CATEGORICAL)
         given.args.append(KINDS.index(kind))
         return c, given
@@ -119,7 +119,7 @@ class Losses(reference.Losses):
     def _distances(self, x: Array, x0: Array, weights: Array | None, p: float, no_root: bool) -> _Given:
         """What kernels of distances begin with."""
         weights = self._check_pdist(x, x0, weights, p)
-        given = _given(self.xp, x, [x0, *_strides(x0), weights, *_strides(weights)], share=True)
+        given = _given(self.xp, x, [x0, *strides(x0), weights, *_broadcast(weights)], share=True)
         given.args.extend([float(p), 1.0 if no_root else 1 / float(p)])
         return given
 
@@ -204,11 +204,8 @@ def _blocks(threads: int) -> int:
     return -(-threads // THREADS)
 
 
-def _strides(a: Array | None) -> list[int]:
-    """The numbers between neighbours on the axes of an array that broadcasts: 0 where there is one."""
-    if a is None:
-        return [0] * 4
-    return [0 if k == 1 else s // a.itemsize for k, s in zip(a.shape, a.strides, strict=True)]
+def _broadcast(weights: Array | None) -> list[int]:
+    return [0] * 4 if weights is None else strides(weights)
 
 
 def _seed(dzdy: Array | float, x: Array) -> tuple[Array | None, float]:

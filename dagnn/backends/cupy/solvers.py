@@ -10,6 +10,7 @@ import numpy as np
 
 from ..reference.checks import Array
 from ..services import Move
+from .layout import strides
 from .many import memory_order, places
 from .modules import THREADS, Kernels
 
@@ -68,14 +69,14 @@ class Steps:
             flags |= SINGLE
         order = memory_order(value)
         layout = [0] * 7
-        if der.strides != value.strides and value.size > 1:
+        if strides(der) != strides(value):
             if value.ndim > 4:
                 der = self._cupy.ascontiguousarray(der.transpose(order)).transpose(np.argsort(order).tolist())
             else:
                 flags |= ELSEWHERE
                 missing = 4 - value.ndim
                 sizes = [1] * missing + [value.shape[k] for k in order]
-                layout = sizes[1:] + [0] * missing + [der.strides[k] // der.itemsize for k in order]
+                layout = sizes[1:] + [0] * missing + [strides(der)[k] for k in order]
         self._held.append((move, der))
         one, two, *_ = (*(slot.data.ptr for slot in move.slots), 0, 0)
         return [value.size, move.new.data.ptr, value.data.ptr, der.data.ptr, one, two, flags, *layout]
