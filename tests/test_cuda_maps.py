@@ -101,7 +101,8 @@ def pools(draw):
     pad = tuple(draw(st.integers(0, window[k // 2] - 1)) for k in range(4))
     least = (max(1, window[k] - pad[2 * k] - pad[2 * k + 1]) for k in range(2))
     size = [draw(st.integers(m, m + 9)) for m in least]
-    return (draw(st.integers(0, 3)), draw(st.integers(1, 5)), *size), window, stride, pad
+    channels = draw(st.sampled_from([1, 3, 4, 8, 16]))
+    return (draw(st.integers(0, 3)), channels, *size), window, stride, pad
 
 
 @settings(max_examples=100)
@@ -123,7 +124,7 @@ def test_pooling(emulated, sizes, layout, dtype, seed, special):
 @pytest.mark.parametrize("size, pad", [((7, 6), 0), ((17, 16), 0), ((6, 7), 3)])
 def test_large_windows(emulated, layout, size, pad):
     """Averages are made by warps, and taps don't fit into a byte."""
-    x = numbers(0, (2, 3, 17, 19), "float32")
+    x = numbers(0, (2, 4, 17, 19), "float32")
     same(emulated, layout, x.dtype, "avg_pool", x, size, stride=(1, 2), pad=pad)
     y, winner = same(emulated, layout, x.dtype, "max_pool", x, size, stride=(1, 2), pad=pad)
     assert winner.dtype == (np.uint8 if size[0] * size[1] <= 256 else np.int32)

@@ -13,6 +13,8 @@ from ..reference.checks import Array, one_dtype, same_shape
 from .layout import channels_last, dense, empty_maps, split
 from .modules import THREADS, reciprocal
 
+PACK = 16
+"""The bytes that a thread reads at once."""
 WARP = 32
 TERMS = 16
 """At least so many elements are summed up by a thread."""
@@ -46,7 +48,8 @@ class Normalisation(reference.Normalisation):
             self._kernels.each("batch_norm", "batch_norm_given", x.dtype, maps.channels, *given)
         y = empty_maps(self.xp, x.shape, x.dtype, last)
         add = None if add is None else dense(self.xp, add, last)
-        self._over_packs("batch_norm", maps, (x, add, y), factors, int(relu is not None), float(relu or 0))
+        args = x, add, y, factors, *maps.args, int(relu is not None), float(relu or 0)
+        self._kernels.each("batch_norm", "batch_norm", x.dtype, x.size, *args, per=PACK // x.itemsize)
         return y, moments
 
     def batch_norm_ders(self, dzdy, x, multipliers, moments, *, given=False):
@@ -60,7 +63,8 @@ class Normalisation(reference.Normalisation):
         args = sums, self._wide(multipliers), wide, ders, factors, maps.channels, maps.elements, slices
         self._warps("batch_norm_ders_factors", maps, x.dtype, *args, int(given))
         dzdx = empty_maps(self.xp, x.shape, x.dtype, last)
-        self._over_packs("batch_norm_ders", maps, (dzdy, None if given else x, dzdx), factors)
+        args = dzdy, None if given else x, dzdx, factors, *maps.args
+        self._kernels.each("batch_norm", "batch_norm_ders", x.dtype, x.size, *args, per=PACK // x.itemsize)
         dzdg, dzdb = ders.astype(multipliers.dtype, copy=False)
         return dzdx, dzdg, dzdb
 
@@ -116,16 +120,6 @@ class Normalisation(reference.Normalisation):
         """Launch a kernel in which a warp does a channel."""
         grid = (-(-maps.channels * WARP // THREADS),)
         self._kernels.blocks("batch_norm", name, dtype, grid, (THREADS,), *args)
-
-    def _over_packs(self, name: str, maps: Maps, arrays: tuple[Array | None, ...], *args: Any) -> None:
-        """Launch a kernel over all elements of `arrays`, in packs of 16 bytes where those fit."""
-        given = [a for a in arrays if a is not None]
-        count, dtype = given[0].size, given[0].dtype
-        size, last = 16 // dtype.itemsize, maps.inner == 1
-        if (maps.channels if last else maps.inner) % size == 0 and all(a.data.ptr % 16 == 0 for a in given):
-            name, count = f"{name}_packed{'_last' * last}", count // size
-        factors, *rest = args
-        self._kernels.each("batch_norm", name, dtype, count, *arrays, factors, *maps.args, *rest)
 
 
 class Maps(NamedTuple):

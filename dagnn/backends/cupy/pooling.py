@@ -13,11 +13,12 @@ from ..reference import pooling as reference
 from ..reference.checks import Array, one_dtype, same_shape
 from ..reference.convolution import Sizes
 from .layout import channels_last, dense, empty_maps, split
-from .modules import reciprocal
+from .modules import THREADS, reciprocal
 
 WARP = 32
 """From so many pixels on a window of channels-first maps is the work of a warp, not of a thread."""
-WARPS = 8  # of a block
+PACK = 16
+"""The bytes that a thread reads at once where channels are last."""
 
 
 class Pooling(reference.Pooling):
@@ -34,7 +35,7 @@ class Pooling(reference.Pooling):
         if wants_winner:
             winner = empty_maps(self.xp, sizes.output, taps, last)
         walk = _walk(sizes.output, x.shape, sizes, last)
-        self._kernels.each("pooling", f"max_pool_of_{name}", x.dtype, y.size, x, y, winner, *walk)
+        self._each(f"max_pool_of_{name}", y, x, y, winner, walk)
         return y, winner
 
     def max_pool_dzdx(self, dzdy, winner, x_shape, size, *, stride=1, pad=0):
@@ -47,8 +48,7 @@ class Pooling(reference.Pooling):
         winner = dense(self.xp, winner.astype(taps, copy=False), last)
         dzdx = empty_maps(self.xp, x_shape, dzdy.dtype, last)
         walk = _walk(x_shape, sizes.output, sizes, last)
-        name = f"max_pool_dzdx_of_{name}"
-        self._kernels.each("pooling", name, dzdy.dtype, dzdx.size, dzdy, winner, dzdx, *walk)
+        self._each(f"max_pool_dzdx_of_{name}", dzdx, dzdy, winner, dzdx, walk)
         return dzdx
 
     def avg_pool(self, x, size, *, stride=1, pad=0):
@@ -56,12 +56,14 @@ class Pooling(reference.Pooling):
         one_dtype(x=x)
         x, last = self._dense(x)
         y = empty_maps(self.xp, sizes.output, x.dtype, last)
-        *axes, inner, by_inner = _walk(sizes.output, x.shape, sizes, last)
-        if inner == 1 and prod(sizes.window) >= WARP and y.size:
-            grid, block = (-(-y.size // WARPS),), (32 * WARPS,)
-            self._kernels.blocks("pooling", "avg_pool_by_warps", x.dtype, grid, block, y.size, x, y, *axes)
+        walk = _walk(sizes.output, x.shape, sizes, last)
+        if prod(sizes.window) >= WARP and not last and y.size:
+            grid, axes = (-(-y.size * WARP // THREADS),), walk[:-2]
+            self._kernels.blocks(
+                "pooling", "avg_pool_by_warps", x.dtype, grid, (THREADS,), y.size, x, y, *axes
+            )
         else:
-            self._kernels.each("pooling", "avg_pool", x.dtype, y.size, x, y, *axes, inner, by_inner)
+            self._each("avg_pool", y, x, y, walk)
         return y
 
     def avg_pool_dzdx(self, dzdy, x_shape, size, *, stride=1, pad=0):
@@ -71,7 +73,7 @@ class Pooling(reference.Pooling):
         dzdy, last = self._dense(dzdy)
         dzdx = empty_maps(self.xp, x_shape, dzdy.dtype, last)
         walk = _walk(x_shape, sizes.output, sizes, last)
-        self._kernels.each("pooling", "avg_pool_dzdx", dzdy.dtype, dzdx.size, dzdy, dzdx, *walk)
+        self._each("avg_pool_dzdx", dzdx, dzdy, dzdx, walk)
         return dzdx
 
     def roi_pool(self, x, rois, *, subdivisions, transform=1.0, method="max"):
@@ -119,6 +121,12 @@ class Pooling(reference.Pooling):
         sizes = x_shape[0], *x_shape[2:], *bins
         self._kernels.each("roi", "roi_edges", x.dtype, rois.shape[1], rois, edges, *sizes, *matrix)
         return edges
+
+    def _each(self, name: str, result: Array, *args: Any) -> None:
+        """Launch a kernel over all numbers of its result; the last argument is the walk over windows."""
+        *arrays, walk = args
+        per = PACK // result.itemsize if walk[-2] > 1 else 1
+        self._kernels.each("pooling", name, result.dtype, result.size, *arrays, *walk, per=per)
 
     def _dense(self, x: Array) -> tuple[Array, bool]:
         """x in dense memory, and whether its channels are last."""

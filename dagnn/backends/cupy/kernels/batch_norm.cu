@@ -169,93 +169,81 @@ extern "C" __global__ void batch_norm_ders_factors(const double* sums, const ACC
     factors[3 * channels + c] = ACC(given ? 0 : -scale * dzdb / count - slope * rest);
 }
 
-// Neighbouring elements, which a thread reads at once: 16 bytes where that is possible, so that enough reads
-// are under way. They have one channel, or, with channels last, neighbouring ones.
-template <class T, int size>
-struct alignas(size * sizeof(T) < 16 ? size * sizeof(T) : 16) Pack {
-    T values[size];
-
-    static __device__ Pack at(const T* start, INDEX i) { return *(const Pack*)(start + i * size); }
-    __device__ void to(T* start, INDEX i) const { *(Pack*)(start + i * size) = *this; }
-};
-
-#define MANY (16 / (int)sizeof(REAL))
-
-// The factors of the channels of a pack, whose first one is c.
+// The factors of the channels of a pack, whose first one is c. A pack has one channel, or, with channels last,
+// neighbouring ones.
 template <int size, bool last>
 __device__ Pack<ACC, size> factors_of(const ACC* factors, INDEX c) {
     Pack<ACC, size> own;
     if constexpr (last)
-        own = Pack<ACC, size>::at(factors + c, 0);
+        own = *(const Pack<ACC, size>*)(factors + c);
     else
-        for (int k = 0; k < size; k++) own.values[k] = factors[c];
+        for (int k = 0; k < size; k++) own.of[k] = factors[c];
     return own;
 }
 
 template <int size, bool last>
 __device__ void normalise(INDEX count, const REAL* x, const REAL* add, REAL* y, const ACC* factors,
-                          const Maps& maps, INDEX rectified, ACC leak) {
-    EACH(i, count) {
-        auto from = Pack<REAL, size>::at(x, i), added = from, to = from;
-        if (add) added = Pack<REAL, size>::at(add, i);
+                          const Maps& maps, INDEX rectify, ACC leak) {
+    EACH(i, count / size) {
+        Pack<REAL, size> from = ((const Pack<REAL, size>*)x)[i], added = from, to;
+        if (add) added = ((const Pack<REAL, size>*)add)[i];
         INDEX c = maps.channel(i * size);
         auto centre = factors_of<size, last>(factors, c);
         auto scale = factors_of<size, last>(factors + maps.channels, c);
         auto shift = factors_of<size, last>(factors + 2 * maps.channels, c);
         for (int k = 0; k < size; k++) {
-            ACC value = (ACC(from.values[k]) - centre.values[k]) * scale.values[k] + shift.values[k];
-            if (add) value += ACC(added.values[k]);
-            if (rectified && leak == 0) value = fmax(value, ACC(0));  // nan becomes 0, as in Activation.relu
-            if (rectified && leak != 0) {
+            ACC value = (ACC(from.of[k]) - centre.of[k]) * scale.of[k] + shift.of[k];
+            if (add) value += ACC(added.of[k]);
+            if (rectify && leak == 0) value = fmax(value, ACC(0));  // nan becomes 0, as in Activation.relu
+            if (rectify && leak != 0) {
                 ACC leaked = value * leak;
                 value = (value > leaked) == (leak <= 1) ? value : leaked;
             }
-            to.values[k] = REAL(value);
+            to.of[k] = REAL(value);
         }
-        to.to(y, i);
+        ((Pack<REAL, size>*)y)[i] = to;
     }
+}
+
+extern "C" __global__ void batch_norm(INDEX count, const REAL* x, const REAL* add, REAL* y, const ACC* factors,
+                                      MAPS, INDEX rectify, ACC leak) {
+    bool packs = together(x) && together(add) && together(y);
+    if (packs && inner == 1 && channels % PACKED == 0)
+        normalise<PACKED, true>(count, x, add, y, factors, THE_MAPS, rectify, leak);
+    else if (packs && inner % PACKED == 0)
+        normalise<PACKED, false>(count, x, add, y, factors, THE_MAPS, rectify, leak);
+    else
+        normalise<1, false>(count, x, add, y, factors, THE_MAPS, rectify, leak);
 }
 
 // x is null where the moments were given.
 template <int size, bool last>
 __device__ void derive(INDEX count, const REAL* dzdy, const REAL* x, REAL* dzdx, const ACC* factors,
                        const Maps& maps) {
-    EACH(i, count) {
-        auto der = Pack<REAL, size>::at(dzdy, i), from = der, to = der;
-        if (x) from = Pack<REAL, size>::at(x, i);
+    EACH(i, count / size) {
+        Pack<REAL, size> der = ((const Pack<REAL, size>*)dzdy)[i], from = der, to;
+        if (x) from = ((const Pack<REAL, size>*)x)[i];
         INDEX c = maps.channel(i * size);
         auto centre = factors_of<size, last>(factors, c);
         auto scale = factors_of<size, last>(factors + maps.channels, c);
         auto slope = factors_of<size, last>(factors + 2 * maps.channels, c);
         auto shift = factors_of<size, last>(factors + 3 * maps.channels, c);
         for (int k = 0; k < size; k++) {
-            ACC value = ACC(der.values[k]) * scale.values[k];
-            if (x) value += (ACC(from.values[k]) - centre.values[k]) * slope.values[k] + shift.values[k];
-            to.values[k] = REAL(value);
+            ACC value = ACC(der.of[k]) * scale.of[k];
+            if (x) value += (ACC(from.of[k]) - centre.of[k]) * slope.of[k] + shift.of[k];
+            to.of[k] = REAL(value);
         }
-        to.to(dzdx, i);
+        ((Pack<REAL, size>*)dzdx)[i] = to;
     }
 }
 
-#define NORMALISE                                                                                            \
-    INDEX count, const REAL *x, const REAL *add, REAL *y, const ACC *factors, MAPS, INDEX rectified, ACC leak
-#define DERIVE INDEX count, const REAL *dzdy, const REAL *x, REAL *dzdx, const ACC *factors, MAPS
-
-extern "C" __global__ void batch_norm(NORMALISE) {
-    normalise<1, false>(count, x, add, y, factors, THE_MAPS, rectified, leak);
-}
-extern "C" __global__ void batch_norm_packed(NORMALISE) {
-    normalise<MANY, false>(count, x, add, y, factors, THE_MAPS, rectified, leak);
-}
-extern "C" __global__ void batch_norm_packed_last(NORMALISE) {
-    normalise<MANY, true>(count, x, add, y, factors, THE_MAPS, rectified, leak);
-}
-extern "C" __global__ void batch_norm_ders(DERIVE) {
-    derive<1, false>(count, dzdy, x, dzdx, factors, THE_MAPS);
-}
-extern "C" __global__ void batch_norm_ders_packed(DERIVE) {
-    derive<MANY, false>(count, dzdy, x, dzdx, factors, THE_MAPS);
-}
-extern "C" __global__ void batch_norm_ders_packed_last(DERIVE) {
-    derive<MANY, true>(count, dzdy, x, dzdx, factors, THE_MAPS);
+extern "C" __global__ void batch_norm_ders(INDEX count, const REAL* dzdy, const REAL* x, REAL* dzdx,
+                                           const ACC* factors, MAPS) {
+    bool packs = together(dzdy) && together(x) && together(dzdx);
+    if (packs && inner == 1 && channels % PACKED == 0)
+        derive<PACKED, true>(count, dzdy, x, dzdx, factors, THE_MAPS);
+    else if (packs && inner % PACKED == 0)
+        derive<PACKED, false>(count, dzdy, x, dzdx, factors, THE_MAPS);
+    else
+        derive<1, false>(count, dzdy, x, dzdx, factors, THE_MAPS);
 }

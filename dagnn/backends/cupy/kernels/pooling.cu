@@ -1,7 +1,7 @@
 // Pooling over sliding windows. Maps are (outer, height, width, inner): with channels first outer is N C and
-// inner 1, with channels last outer is N and inner C. A thread makes one number of the result, neighbouring
-// threads neighbouring ones. Derivatives are gathered from the windows that hold a pixel: atomics would add
-// them up in an order of their own.
+// inner 1, with channels last outer is N and inner C. A thread makes one number of the result, or with channels
+// last 16 bytes of neighbouring ones; neighbouring threads do what is next. Derivatives are gathered from the
+// windows that hold a pixel: atomics would add them up in an order of their own.
 
 struct Range {
     INDEX first, stop;
@@ -50,84 +50,138 @@ struct Place {
     }
 };
 
-template <class Tap>
+#define MAPS AXIS(down), AXIS(across), INDEX inner, RECIPROCAL by_inner
+#define THE_MAPS AXIS_OF(down), AXIS_OF(across), inner, by_inner
+
+// Whether memory of inner numbers each may be read by packs, and the pack that begins at element k.
+template <class T>
+__device__ bool in_packs(const T* memory, INDEX inner) {
+    return inner % PACKED == 0 && (unsigned long long)memory % alignof(Pack<T, PACKED>) == 0;
+}
+
+template <int size, class T>
+__device__ Pack<T, size>& pack(T* memory, INDEX k) {
+    return *(Pack<T, size>*)(memory + k);
+}
+
+template <int size, class T>
+__device__ const Pack<T, size>& pack(const T* memory, INDEX k) {
+    return *(const Pack<T, size>*)(memory + k);
+}
+
+template <int size, class Tap>
 __device__ void max_pool(INDEX count, const REAL* x, REAL* y, Tap* winner, const Axis& down, const Axis& across,
                          INDEX inner, RECIPROCAL by_inner) {
-    EACH(i, count) {
-        Place at(i, down, across, inner, by_inner);
+    EACH(i, count / size) {
+        Place at(i * size, down, across, inner, by_inner);
         Range rows = down.pixels(at.row), columns = across.pixels(at.column);
-        ACC best = -ACC(__uint_as_float(0x7f800000u));
-        INDEX row = rows.first, column = columns.first;
+        INDEX top = at.row * down.stride - down.pad, left = at.column * across.stride - across.pad;
+        ACC best[size];
+        Pack<Tap, size> taps;
+        for (int k = 0; k < size; k++) {
+            best[k] = -ACC(__uint_as_float(0x7f800000u));
+            taps.of[k] = Tap(rows.first - top + (columns.first - left) * down.window);
+        }
         // Column by column: of equal pixels the first wins. Comparisons with nan are false.
         for (INDEX w = columns.first; w < columns.stop; w++)
             for (INDEX h = rows.first; h < rows.stop; h++) {
-                ACC value = ACC(x[at.other + (h * across.other + w) * inner]);
-                if (value > best) {
-                    best = value;
-                    row = h;
-                    column = w;
-                }
+                auto values = pack<size>(x, at.other + (h * across.other + w) * inner);
+                Tap tap = Tap(h - top + (w - left) * down.window);
+                for (int k = 0; k < size; k++)
+                    if (ACC(values.of[k]) > best[k]) {
+                        best[k] = ACC(values.of[k]);
+                        taps.of[k] = tap;
+                    }
             }
-        y[i] = REAL(best);
-        if (winner) {
-            INDEX u = row - (at.row * down.stride - down.pad);
-            INDEX v = column - (at.column * across.stride - across.pad);
-            winner[i] = Tap(u + v * down.window);
-        }
+        Pack<REAL, size> result;
+        for (int k = 0; k < size; k++) result.of[k] = REAL(best[k]);
+        pack<size>(y, i * size) = result;
+        if (winner) pack<size>(winner, i * size) = taps;
     }
 }
 
-extern "C" __global__ void max_pool_of_bytes(INDEX count, const REAL* x, REAL* y, unsigned char* winner,
-                                             AXIS(down), AXIS(across), INDEX inner, RECIPROCAL by_inner) {
-    max_pool(count, x, y, winner, AXIS_OF(down), AXIS_OF(across), inner, by_inner);
+template <class Tap>
+__device__ void max_pool(INDEX count, const REAL* x, REAL* y, Tap* winner, const Axis& down, const Axis& across,
+                         INDEX inner, RECIPROCAL by_inner) {
+    if (in_packs(x, inner) && in_packs(y, inner) && in_packs(winner, inner))
+        max_pool<PACKED>(count, x, y, winner, down, across, inner, by_inner);
+    else
+        max_pool<1>(count, x, y, winner, down, across, inner, by_inner);
 }
 
-extern "C" __global__ void max_pool_of_ints(INDEX count, const REAL* x, REAL* y, int* winner, AXIS(down),
-                                            AXIS(across), INDEX inner, RECIPROCAL by_inner) {
-    max_pool(count, x, y, winner, AXIS_OF(down), AXIS_OF(across), inner, by_inner);
+extern "C" __global__ void max_pool_of_bytes(INDEX count, const REAL* x, REAL* y, unsigned char* winner, MAPS) {
+    max_pool(count, x, y, winner, THE_MAPS);
+}
+
+extern "C" __global__ void max_pool_of_ints(INDEX count, const REAL* x, REAL* y, int* winner, MAPS) {
+    max_pool(count, x, y, winner, THE_MAPS);
+}
+
+template <int size, class Tap>
+__device__ void max_pool_dzdx(INDEX count, const REAL* dzdy, const Tap* winner, REAL* dzdx, const Axis& down,
+                              const Axis& across, INDEX inner, RECIPROCAL by_inner) {
+    EACH(i, count / size) {
+        Place at(i * size, down, across, inner, by_inner);
+        Range rows = down.windows(at.row), columns = across.windows(at.column);
+        ACC sums[size] = {};
+        for (INDEX h = rows.first; h < rows.stop; h++)
+            for (INDEX w = columns.first; w < columns.stop; w++) {
+                INDEX tap = at.row + down.pad - h * down.stride;
+                tap += (at.column + across.pad - w * across.stride) * down.window;
+                INDEX from = at.other + (h * across.other + w) * inner;
+                auto taps = pack<size>(winner, from);
+                auto ders = pack<size>(dzdy, from);
+                for (int k = 0; k < size; k++)
+                    if (taps.of[k] == tap) sums[k] += ACC(ders.of[k]);
+            }
+        Pack<REAL, size> result;
+        for (int k = 0; k < size; k++) result.of[k] = REAL(sums[k]);
+        pack<size>(dzdx, i * size) = result;
+    }
 }
 
 template <class Tap>
 __device__ void max_pool_dzdx(INDEX count, const REAL* dzdy, const Tap* winner, REAL* dzdx, const Axis& down,
                               const Axis& across, INDEX inner, RECIPROCAL by_inner) {
-    EACH(i, count) {
-        Place at(i, down, across, inner, by_inner);
-        Range rows = down.windows(at.row), columns = across.windows(at.column);
-        ACC sum = 0;
-        for (INDEX h = rows.first; h < rows.stop; h++)
-            for (INDEX w = columns.first; w < columns.stop; w++) {
-                INDEX tap = at.row + down.pad - h * down.stride;
-                tap += (at.column + across.pad - w * across.stride) * down.window;
-                INDEX k = at.other + (h * across.other + w) * inner;
-                if (winner[k] == tap) sum += ACC(dzdy[k]);
-            }
-        dzdx[i] = REAL(sum);
-    }
+    if (in_packs(dzdy, inner) && in_packs(winner, inner) && in_packs(dzdx, inner))
+        max_pool_dzdx<PACKED>(count, dzdy, winner, dzdx, down, across, inner, by_inner);
+    else
+        max_pool_dzdx<1>(count, dzdy, winner, dzdx, down, across, inner, by_inner);
 }
 
 extern "C" __global__ void max_pool_dzdx_of_bytes(INDEX count, const REAL* dzdy, const unsigned char* winner,
-                                                  REAL* dzdx, AXIS(down), AXIS(across), INDEX inner,
-                                                  RECIPROCAL by_inner) {
-    max_pool_dzdx(count, dzdy, winner, dzdx, AXIS_OF(down), AXIS_OF(across), inner, by_inner);
+                                                  REAL* dzdx, MAPS) {
+    max_pool_dzdx(count, dzdy, winner, dzdx, THE_MAPS);
 }
 
 extern "C" __global__ void max_pool_dzdx_of_ints(INDEX count, const REAL* dzdy, const int* winner, REAL* dzdx,
-                                                 AXIS(down), AXIS(across), INDEX inner, RECIPROCAL by_inner) {
-    max_pool_dzdx(count, dzdy, winner, dzdx, AXIS_OF(down), AXIS_OF(across), inner, by_inner);
+                                                 MAPS) {
+    max_pool_dzdx(count, dzdy, winner, dzdx, THE_MAPS);
 }
 
-extern "C" __global__ void avg_pool(INDEX count, const REAL* x, REAL* y, AXIS(down), AXIS(across), INDEX inner,
-                                    RECIPROCAL by_inner) {
-    Axis down = AXIS_OF(down), across = AXIS_OF(across);
-    EACH(i, count) {
-        Place at(i, down, across, inner, by_inner);
+template <int size>
+__device__ void average(INDEX count, const REAL* x, REAL* y, const Axis& down, const Axis& across, INDEX inner,
+                        RECIPROCAL by_inner) {
+    EACH(i, count / size) {
+        Place at(i * size, down, across, inner, by_inner);
         Range rows = down.pixels(at.row), columns = across.pixels(at.column);
-        ACC sum = 0;
+        ACC sums[size] = {}, pixels = ACC((rows.stop - rows.first) * (columns.stop - columns.first));
         for (INDEX h = rows.first; h < rows.stop; h++)
-            for (INDEX w = columns.first; w < columns.stop; w++)
-                sum += ACC(x[at.other + (h * across.other + w) * inner]);
-        y[i] = REAL(sum / ACC((rows.stop - rows.first) * (columns.stop - columns.first)));
+            for (INDEX w = columns.first; w < columns.stop; w++) {
+                auto values = pack<size>(x, at.other + (h * across.other + w) * inner);
+                for (int k = 0; k < size; k++) sums[k] += ACC(values.of[k]);
+            }
+        Pack<REAL, size> result;
+        for (int k = 0; k < size; k++) result.of[k] = REAL(sums[k] / pixels);
+        pack<size>(y, i * size) = result;
     }
+}
+
+extern "C" __global__ void avg_pool(INDEX count, const REAL* x, REAL* y, MAPS) {
+    if (in_packs(x, inner) && in_packs(y, inner))
+        average<PACKED>(count, x, y, THE_MAPS);
+    else
+        average<1>(count, x, y, THE_MAPS);
 }
 
 // With channels first and large windows: a warp makes one number, so that its threads read neighbouring pixels.
@@ -145,21 +199,29 @@ extern "C" __global__ void avg_pool_by_warps(INDEX count, const REAL* x, REAL* y
     if (threadIdx.x % 32 == 0) y[i] = REAL(sum / ACC(pixels));
 }
 
-extern "C" __global__ void avg_pool_dzdx(INDEX count, const REAL* dzdy, REAL* dzdx, AXIS(down), AXIS(across),
-                                         INDEX inner, RECIPROCAL by_inner) {
-    Axis down = AXIS_OF(down), across = AXIS_OF(across);
-    EACH(i, count) {
-        Place at(i, down, across, inner, by_inner);
+template <int size>
+__device__ void share(INDEX count, const REAL* dzdy, REAL* dzdx, const Axis& down, const Axis& across,
+                      INDEX inner, RECIPROCAL by_inner) {
+    EACH(i, count / size) {
+        Place at(i * size, down, across, inner, by_inner);
         Range rows = down.windows(at.row), columns = across.windows(at.column);
-        ACC sum = 0;
-        for (INDEX h = rows.first; h < rows.stop; h++) {
-            Range down_there = down.pixels(h, down.extent);
+        ACC sums[size] = {};
+        for (INDEX h = rows.first; h < rows.stop; h++)
             for (INDEX w = columns.first; w < columns.stop; w++) {
-                Range there = across.pixels(w, across.extent);
-                ACC pixels = ACC((down_there.stop - down_there.first) * (there.stop - there.first));
-                sum += ACC(dzdy[at.other + (h * across.other + w) * inner]) / pixels;
+                Range high = down.pixels(h, down.extent), wide = across.pixels(w, across.extent);
+                ACC pixels = ACC((high.stop - high.first) * (wide.stop - wide.first));
+                auto ders = pack<size>(dzdy, at.other + (h * across.other + w) * inner);
+                for (int k = 0; k < size; k++) sums[k] += ACC(ders.of[k]) / pixels;
             }
-        }
-        dzdx[i] = REAL(sum);
+        Pack<REAL, size> result;
+        for (int k = 0; k < size; k++) result.of[k] = REAL(sums[k]);
+        pack<size>(dzdx, i * size) = result;
     }
+}
+
+extern "C" __global__ void avg_pool_dzdx(INDEX count, const REAL* dzdy, REAL* dzdx, MAPS) {
+    if (in_packs(dzdy, inner) && in_packs(dzdx, inner))
+        share<PACKED>(count, dzdy, dzdx, THE_MAPS);
+    else
+        share<1>(count, dzdy, dzdx, THE_MAPS);
 }

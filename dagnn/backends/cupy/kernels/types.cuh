@@ -49,11 +49,15 @@ __device__ inline int quotient(int i, int, RECIPROCAL reciprocal) {
 
 __device__ inline long long quotient(long long i, long long divisor, RECIPROCAL) { return i / divisor; }
 
-// 16 bytes of data, which a thread reads or writes at once.
-#define PACKED (16 / (int)sizeof(REAL))
-struct alignas(16) PACK {
-    REAL of[PACKED];
+// Neighbouring numbers, which a thread reads or writes at once, 16 bytes at a time.
+template <class T, int size>
+struct alignas(size * sizeof(T) < 16 ? size * sizeof(T) : 16) Pack {
+    T of[size];
 };
+
+// 16 bytes of data.
+#define PACKED (16 / (int)sizeof(REAL))
+typedef Pack<REAL, PACKED> PACK;
 
 // Whether this memory may be read by packs.
 __device__ inline bool together(const void* memory) { return (unsigned long long)memory % sizeof(PACK) == 0; }
