@@ -50,9 +50,21 @@ class Settings(Structure):
 
     @property
     def capture(self) -> bool:
-        """Whether evaluations whose like came before are replayed as CUDA graphs; see `dagnn.capture`.
+        """Whether evaluations whose like came before are replayed as CUDA graphs (default False).
 
-        Backends that have none ignore it. To set it to False lets go of the graphs.
+        A graph is launched at once, where otherwise each kernel is, which takes the host longer than small
+        kernels take the device. Results are the same. The first evaluation that asks for the same by inputs
+        of the same shapes and types runs as always, the second is recorded; what it allocated stays
+        allocated. The graphs of the last 8 kinds of evaluations are kept, until this is set to False.
+
+        Arrays that are given out are copies. What can't be recorded runs as always, after one warning by the
+        logger "dagnn" that names the layer: convolutions without cuDNN, labels that a layer makes, an
+        evaluation with `memory_budget`, layers of your own unless their class says `capturable = True`.
+        Backends without graphs, such as NumPy's, ignore it.
+
+        >>> from dagnn.zoo import lenet
+        >>> net = lenet()
+        >>> net.capture = True
         """
         return self._capture
 
