@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dagnn.backends.base import Backend
 from dagnn.backends.cupy import modules, normalisation
+from dagnn.backends.numpy import NumPyBackend
 from dagnn.dtypes import floating
 from dagnn.errors import DTypeError, MissingPackageError, OptionError
 
@@ -246,6 +247,8 @@ def test_results_have_the_layout_of_what_they_are_made_from(emulated, layout):
     results += [emulated.roi_pool_dzdx(regions, taken, rois, x.shape, subdivisions=2)]
     results += [emulated.batch_norm_ders(normal, x, g, moments)[0], emulated.lrn(x, **lrn)]
     results += [emulated.lrn_dzdx(emulated.xp.ascontiguousarray(x), x, **lrn)]
+    pixel = emulated.avg_pool(x, (6, 7))  # in both orders at once
+    results += [emulated.avg_pool_dzdx(emulated.relu(pixel), x.shape, (6, 7))]
     for a in results:
         assert a.transpose(LAYOUTS[layout]).flags.c_contiguous
 
@@ -304,6 +307,18 @@ def test_kernels_of_maps_can_be_captured(emulated):
     emulated.recorder().record(lambda: results.extend(step()))()
     for a, right in zip(results, expected, strict=True):
         np.testing.assert_array_equal(emulated.to_numpy(a), right)
+
+
+@pytest.mark.parametrize("backend", [REFERENCE, NumPyBackend()])
+@pytest.mark.parametrize("dtype", dtypes()[2:])
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (4, 16, 40, 40)])
+def test_the_reference_takes_parameters_in_float32_beside_16_bits(backend, dtype, shape):
+    x, dzdy, add = (numbers(seed, shape, dtype) for seed in range(3))
+    for parameters in (dtype, "float32"):
+        g, b = (numbers(seed, shape[1:2], parameters) for seed in (3, 4))
+        _, moments = same(backend, "channels first", x.dtype, "batch_norm", x, g, b, add=add, relu=0.1)
+        _, *ders = same(backend, "channels first", x.dtype, "batch_norm_ders", dzdy, x, g, moments, scale=2)
+        assert {a.dtype for a in (moments, *ders)} == {g.dtype}
 
 
 @pytest.mark.parametrize("parameters", ["float16", "float64"])

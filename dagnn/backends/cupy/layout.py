@@ -13,13 +13,20 @@ LAST = (0, 2, 3, 1)
 
 
 def channels_last(a: Array) -> bool:
-    """Whether (N, C, H, W) maps are dense with channels last, and not with channels first as well.
+    """Whether (N, C, H, W) maps are dense with channels last.
+
+    Maps of one pixel are so with channels first as well: then strides that don't count tell how they were
+    made, so that the derivative of a mean over all pixels has the order of the net's other maps.
 
     >>> import numpy as np
     >>> channels_last(np.zeros((1, 2, 2, 3))), channels_last(np.zeros((1, 2, 3, 2)).transpose(0, 3, 1, 2))
     (False, True)
+    >>> channels_last(np.zeros((5, 2, 1, 1))), channels_last(np.zeros((5, 1, 1, 2)).transpose(0, 3, 1, 2))
+    (False, True)
     """
-    return not a.flags.c_contiguous and a.transpose(LAST).flags.c_contiguous
+    if not a.transpose(LAST).flags.c_contiguous:
+        return False
+    return a.strides[3] > a.strides[1] or not a.flags.c_contiguous
 
 
 def dense(xp: Any, a: Array, last: bool | None = None) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def options(dtype: str, index: str) -> tuple[str, ...]:
     return ("-std=c++17", f"-DREAL={REALS[dtype]}", f"-DACC={acc}", f"-DINDEX={index}")
 
 
+@lru_cache(1 << 12)
 def reciprocal(divisor: int) -> np.uint64:
     """What `quotient` of types.cuh divides numbers below 2^31 by `divisor` with: a factor and a shift.
 
