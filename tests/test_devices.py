@@ -2,12 +2,14 @@
 
 import gc
 import re
+import sys
 
 import numpy as np
 import pytest
 
 import dagnn
 from dagnn.backends import get
+from dagnn.backends.cupy import CuPyBackend
 from dagnn.backends.cupy.prefetch import Prefetcher
 from dagnn.data import Arrays
 from dagnn.errors import BackendError, OptionError, OutOfMemoryError
@@ -304,3 +306,19 @@ def test_training_does_not_depend_on_what_comes_ahead(emulated):
         found.append({name: emulated.to_numpy(param.value) for name, param in net.params.items()})
     for name, value in found[0].items():
         np.testing.assert_array_equal(found[1][name], value)
+
+
+@pytest.mark.parametrize("solver", [SGD, Adam])
+def test_training_stays_on_the_device_of_its_net(emulated, monkeypatch, solver):
+    monkeypatch.setitem(sys.modules, "cupy", emulated.xp)
+    if emulated.xp.cuda.runtime.getDeviceCount() == 1:
+        pytest.skip("needs two devices")
+    found = []
+    for backend in (emulated, CuPyBackend(device=1, channels_last=True)):
+        net = small_net()
+        net.move(backend)
+        trainer = Trainer(net, solver(), batch_size=4, num_epochs=2, progress=False)
+        history = trainer.fit(batch(n=10), val=[1, 4, 7])
+        found.append([history[-1][part]["objective"] for part in ("train", "val")])
+    assert net.params["fc_filters"].value.device.id == 1
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)

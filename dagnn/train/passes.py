@@ -58,7 +58,8 @@ class Pass:
         try:
             with closing(iter(self.loader)) as batches, borrowing(self.net, self._may_borrow):
                 for part, inputs in batches:
-                    self._process(part, inputs)
+                    with self.net.backend.evaluation():  # whose device the sums of losses are on, too
+                        self._process(part, inputs)
                     self.done += len(part.indices)
                     bar.done(len(part.indices))
         except DagnnError as error:

@@ -15,7 +15,6 @@ from ..errors import OptionError, TrainingError
 from ..net import DagNN
 from ..structure import Names, as_names
 from . import checkpoint
-from .finite import is_finite
 from .options import as_data, as_samples, check, check_rates
 from .passes import Pass, TrainingPass
 from .report import Bar, Report
@@ -261,6 +260,7 @@ class Trainer:
         path = checkpoint.path_of(self.folder, epochs[-1])
         progress = checkpoint.resume(path, self.net, self.layers)
         self.solver.load_state(progress.solver)
+        self.scaling = self._scaling()
         self.scaling.load_state(progress.scaling)
         self.history, self._stopped = progress.history, progress.stopped
         if progress.freeze != as_names(self.freeze):
@@ -289,8 +289,11 @@ class Trainer:
         checkpoint.prune(self.folder, self.history, self.keep_last, self.keep_best)
 
     def _check_params(self) -> None:
-        for param in self.net.params.values():
-            if param.value is not None and not is_finite(param.value):
+        params = [param for param in self.net.params.values() if param.value is not None]
+        if self.net.backend.finite([param.value for param in params]):
+            return
+        for param in params:
+            if not self.net.backend.finite([param.value]):
                 raise TrainingError(
                     f"Epoch {self.epoch}: parameter {param.name!r} is not finite after the last step. "
                     f"Received: learning_rate {self.solver.learning_rate:g}"
