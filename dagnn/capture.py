@@ -70,6 +70,16 @@ class Seen:
     options: list[tuple[Layer, dict[str, Any]]]
     graph: Graph | None = None
     replaced: Counter[Param] = field(default_factory=Counter)
+    numbers: dict[tuple[str, float], Any] = field(default_factory=dict)  # seeds that were numbers
+
+    def seed(self, net: DagNN, name: str, der: Any) -> Any:
+        """The derivative given for a variable, as an array; for the same number the same one."""
+        if not isinstance(der, int | float):
+            return net._seed(name, der, self.forms)
+        if (name, der) not in self.numbers:
+            self.numbers = {key: seed for key, seed in self.numbers.items() if key[0] != name}
+            self.numbers[name, der] = net._seed(name, der, self.forms)
+        return self.numbers[name, der]
 
     def holds(self, plan: Plan, states: Mapping[str, State]) -> bool:
         """Whether Plan, options of layers, and the kind of what these remember are as they were."""
@@ -117,11 +127,13 @@ class Captures:
             return None
         trusted = request.der_outputs if net._borrows else frozenset()
         check_labels(plan, seen.forms, inputs, net.backend, trusted)
-        seeds = {name: net._seed(name, der, seen.forms) for name, der in (der_outputs or {}).items()}
+        seeds = {name: seen.seed(net, name, der) for name, der in (der_outputs or {}).items()}
         if (graph := self._graph(seen, request, values, seeds)) is None:
             return None
         self._seen.move_to_end(key)
-        return graph.launch(values, seeds, net.state, net.evaluation, lend=net._borrows)
+        changed = {name: seed for name, seed in seeds.items() if seed is not graph.numbers.get(name)}
+        graph.numbers = {name: seed for (name, _), seed in seen.numbers.items()}
+        return graph.launch(values, changed, net.state, net.evaluation, lend=net._borrows)
 
     def saw(self, plan: Plan, request: Request, forms: Mapping[str, Form]) -> None:
         """Take note of an evaluation that ran as always, of variables of these shapes and types."""
@@ -207,12 +219,13 @@ class Graph:
             step: {key: self.backend.zeros(*form) for key, form in forms.items()}
             for step, forms in seen.states.items()
         }
+        self.numbers: Arrays = {}  # seeds that it has already, as nobody else has these arrays
         self.evaluation = recorder.live(net.evaluation)
         self.copies = {p: p._value.copy(order="K") for p in self.plan.params if p in copied}
         self.versions = {param: param.version for param in self.copies}
         self._place = recorder.place  # to hold parameters would keep solvers from moving them in place
         self.params = {p: recorder.place(p._value) for p in self.plan.params if p not in copied}
-        self.made = [] if seeds else _made(self.plan)
+        self.made = [] if seeds else [recorder.place(array) for array in _made(self.plan)]
         self._given: dict[tuple[str, str], Any] = {}  # what net.state got, or what was read there
         self._changed: list[tuple[str, str]] = []  # what layers write in their states
         self._backward = bool(seeds)
@@ -255,8 +268,8 @@ class Graph:
         """Whether the arrays are still those that it reads; counts parameters of which they aren't."""
         others = [param for param, place in self.params.items() if self._place(param._value) != place]
         replaced.update(others)
-        made = [] if self._backward else _made(self.plan)
-        return not others and all(a is b for a, b in zip(made, self.made, strict=True))
+        made = [] if self._backward else [self._place(array) for array in _made(self.plan)]
+        return not others and made == self.made
 
     @property
     def lent(self) -> Iterator[Any]:
@@ -267,11 +280,14 @@ class Graph:
     def launch(
         self, values: Arrays, seeds: Arrays, states: Mapping[str, State], evaluation: int, lend: bool
     ) -> Results:
-        """Evaluate `values`, and let layers remember in `states`; with `lend`, in the graph's own arrays."""
+        """Evaluate `values` with `seeds` that are new; layers remember in `states`.
+
+        With `lend`, results are in the graph's own arrays.
+        """
         for name, array in self.inputs.items():
             array[...] = values[name]
-        for name, array in self.seeds.items():
-            array[...] = seeds[name]
+        for name in self.seeds.keys() & seeds.keys():
+            self.seeds[name][...] = seeds[name]
         for param, array in self.copies.items():
             if param.version != self.versions[param]:
                 array[...] = param._value
