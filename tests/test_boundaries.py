@@ -19,7 +19,7 @@ ALLOWED = {
     "nbytes": {"errors"},
     "geometry": {"errors"},
     "graph": {"errors", "networkx"},
-    "backends": {"dtypes", "errors", "geometry", "nbytes", "numpy", "cupy", "scipy", "threadpoolctl"},
+    "backends": {"dtypes", "errors", "geometry", "nbytes", "numpy", "cudnn", "cupy", "scipy", "threadpoolctl"},
     "layers": {"errors", "geometry"},
     "variables": {"dtypes", "errors", "graph", "layers", "numpy"},
     "keeping": {"errors", "layers"},
