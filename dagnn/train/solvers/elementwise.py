@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -103,8 +103,6 @@ class Elementwise(Solver):
         self._settle(steps, moving)
         moves = []
         for name, param, state, fanout in moving:
-            mine = in_place or only_holder(param, "_value")
-            new: Any = param._value if mine else np.empty_like(cast("Array", param._value))
             slots: tuple[Any, ...] = ()
             if state is None:
                 rate = float(param.learning_rate)
@@ -113,8 +111,12 @@ class Elementwise(Solver):
                 state = self.state[name] = self._counted(self.state[name])
                 slots = tuple(state[slot] for slot in self.slots)
                 numbers = self.numbers(state, *self._rates(param))
-            value = param._value
-            param._own(new)
+            mine = in_place or only_holder(param, "_value")
+            value: Any = param._value
+            if mine:
+                param.version += 1
+            else:
+                param._own(np.empty_like(value))
             moves.append(Move(param._value, value, param.der, slots, numbers))
         return steps.prepare(moves)
 
