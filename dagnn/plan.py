@@ -210,7 +210,8 @@ class Plan:
                     continue
                 backend = ctx.backend
                 if step.fused is not None:
-                    _through_epilogue(step.fused, ctx, arriving, ders, forms)
+                    own = step.fused.owns or (step.outputs[0] in ders.own and step.outputs[0] not in keep)
+                    _through_epilogue(step.fused, ctx, arriving, ders, forms, own)
                     if not step.wants:
                         continue
                 params = [p._value for p in step.params]
@@ -303,13 +304,16 @@ def _run_apart(steps: Sequence[Step], values: Arrays, context: Callable[[Step], 
 
 
 def _through_epilogue(
-    fused: Fused, ctx: Context, arriving: list[Any], ders: _Sums, forms: Mapping[str, Form]
+    fused: Fused, ctx: Context, arriving: list[Any], ders: _Sums, forms: Mapping[str, Form], own: bool
 ) -> None:
-    """Carry the derivative that arrives back to behind the layer itself, and to what was added."""
+    """Carry the derivative that arrives back to behind the layer itself, and to what was added.
+
+    If it is nobody else's `own`, that of a ReLU is written over it.
+    """
     if fused.relu is not None:
         y, ctx.output = ctx.output, None
         # Elsewhere than in y's order of memory, sums of it would be rounded differently.
-        if fused.owns and arriving[0].strides == y.strides:
+        if own and arriving[0].strides == y.strides:
             _rectify(arriving[0], y, fused.relu, ctx.backend)
         else:
             arriving[0] = ctx.backend.relu_dzdx(arriving[0], y, fused.relu)
@@ -331,21 +335,21 @@ class _Sums(dict[str, Any]):
 
     def __init__(self, seeds: Arrays) -> None:
         super().__init__(seeds)
-        self._own: set[str] = set()
+        self.own: set[str] = set()
 
     def add(self, name: str, der: Any, backend: Any) -> None:
         before = self.get(name)
         if before is None:
             self[name] = der
-            self._own.discard(name)
-        elif name in self._own and der.dtype == before.dtype:
-            self[name] += der
+            self.own.discard(name)
+        elif name in self.own and der.dtype == before.dtype and is_floating(der.dtype):
+            backend.sum([before, der], out=before)
         else:
             if is_half(der.dtype) != is_half(before.dtype):  # of a parameter, in two precisions
                 before, der = backend.cast([before, der], "float32")
             alike = is_floating(der.dtype) and der.dtype == before.dtype
             self[name] = backend.sum([before, der]) if alike else before + der
-            self._own.add(name)
+            self.own.add(name)
 
 
 def with_lifetimes(steps: Sequence[Step], kept: Collection[str]) -> tuple[Step, ...]:

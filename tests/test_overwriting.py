@@ -162,6 +162,32 @@ def test_kernels_write_over_their_first_argument(kernels, shape, leak):
         assert kernel(x, out=apart) is apart and np.array_equal(apart, expected)
 
 
+def test_a_sum_of_derivatives_is_rectified_in_place(monkeypatch):
+    """Nobody else's: but where a derivative is kept, or handed in."""
+    net = chain(dagnn.ReLU())
+    for number in range(3):
+        net.add_layer(f"branch{number}", dagnn.Conv(size=(8, 8, 3, 3), pad=1), "v1", f"b{number}")
+    net.init_params()
+    rng = np.random.default_rng(1)
+    seeds = {f"b{number}": rng.standard_normal(X.shape, dtype="f") for number in range(3)}
+    outs = []
+    rectify = type(net.backend).relu_dzdx
+
+    def looking(self, dzdy, y, leak=0.0, *, out=None):
+        outs.append(out is not None)
+        return rectify(self, dzdy, y, leak, out=out)
+
+    monkeypatch.setattr(type(net.backend), "relu_dzdx", looking)
+    found = results(net, {"x": X}, seeds, ders=["x"])
+    kept = results(net, {"x": X}, seeds, ders=["x", "v1"])
+    assert outs == [True, False]
+    assert all(np.array_equal(found[key], kept[key]) for key in found if key[0] == "param")
+    full = net.vars["v1"].der
+    both = results(net, {"x": X}, seeds | {"v1": full}, ders=["x"])
+    assert outs[2] and np.array_equal(full, kept["der", "v1"])
+    assert not np.array_equal(both["der", "x"], found["der", "x"])
+
+
 def test_derivatives_of_rectified_maps(plainly):
     net = chain(dagnn.ReLU(), dagnn.Conv(size=(8, 8, 3, 3)), dagnn.ReLU(leak=0.2), dagnn.Pooling(pool_size=2))
     seeds = {"v4": np.random.default_rng(1).standard_normal((4, 8, 37, 37), dtype="f")}
