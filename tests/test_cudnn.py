@@ -196,6 +196,18 @@ def test_a_problem_is_planned_once(cudnn):
     assert happened("planned") == 3
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_filters_as_large_as_the_maps_are_a_product_of_matrices(last):
+    backend = made("cudnn", channels_last=last)
+    x, w, b = some(backend, 3, 4, 5, 2), some(backend, 6, 4, 5, 2), some(backend, 6)
+    dzdy = some(backend, 3, 6, 1, 1)
+    agree(backend.conv(x, w, b, relu=0.0, stride=3), REFERENCE.conv(x.get(), w.get(), b.get(), relu=0.0))
+    agree(backend.conv_dzdx(dzdy, w, x.shape), REFERENCE.conv_dzdx(dzdy.get(), w.get(), x.shape))
+    agree(backend.conv_dzdw(dzdy, x, w.shape), REFERENCE.conv_dzdw(dzdy.get(), x.get(), w.shape))
+    for plan in backend._dnn._plans.values():
+        assert [3, 40, 1, 1] in [one.dim for one in plan.graph.tensors]
+
+
 def test_a_sum_goes_with_biases_of_zero(cudnn):
     x, w = some(cudnn, 2, 3, 6, 6), some(cudnn, 4, 3, 3, 3)
     add = some(cudnn, 2, 4, 4, 4, seed=1)

@@ -38,7 +38,8 @@ class Convolution(reference.Convolution):
     def _dnn(self) -> Dnn | None:
         options = self._options
         rules = Rules(options["tf32"], options["deterministic"], options["workspace_limit"])
-        return find(self.xp, rules, options["autotune"])
+        with self.evaluation():  # a handle belongs to the device that is current when it is made
+            return find(self.xp, rules, options["autotune"])
 
     @cached_property
     def _patches(self) -> Patches:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 from ...geometry import Pair, Quad
@@ -110,9 +111,26 @@ def graph(cudnn: Any, problem: Problem, **place: Any) -> Any:
     return made
 
 
+def flat(problem: Problem) -> Problem:
+    """Filters as large as the maps as filters of 1x1 on the same memory: a product of matrices.
+
+    For 7x7 filters on maps of 7x7 cuDNN 9.28 knows nothing but its slowest engine for some derivatives.
+
+    >>> shapes, options = ((8, 2, 7, 7), (9, 2, 7, 7), (8, 9, 1, 1)), ((1, 1), (0, 0, 0, 0), (1, 1))
+    >>> flat(Problem("fprop", "float32", False, *shapes, *options))[3:6]
+    ((8, 98, 1, 1), (9, 98, 1, 1), (8, 9, 1, 1))
+    """
+    n, *x = problem.x
+    k, *w = problem.w
+    if x != w or any(problem.pad):
+        return problem
+    size = prod(x)
+    return problem._replace(x=(n, size, 1, 1), w=(k, size, 1, 1), stride=(1, 1), dilate=(1, 1))
+
+
 def planned(cudnn: Any, problem: Problem, rules: Rules, **place: Any) -> Any:
     """The graph of a problem with the plan that cuDNN's heuristics like best; raises where there is none."""
-    made = graph(cudnn, problem, **place)
+    made = graph(cudnn, flat(problem), **place)
     made.validate()
     made.build_operation_graph()
     made.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
