@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-ELSEWHERE = ("test_emulated", "test_cuda_sources")  # about the emulator, and the compiler
+ELSEWHERE = ("test_emulated", "test_cuda_sources", "test_benchmarks_gpu")  # about other things
 
 
 _errors: dict[str, tuple[float, str]] = {}  # by type: the largest, and its test
@@ -22,16 +22,18 @@ def pytest_addoption(parser: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
-    chosen = [item for item in items if _on_device(item)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
-    items[:] = chosen
+    left_out = [item for item in items if not _on_device(item)]
+    items[:] = [item for item in items if _on_device(item)]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def _on_device(item: Any) -> bool:
     if item.path.stem in ELSEWHERE:
         return False
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return "cupy" in parameters.values() if "backend" in parameters else "emulated" in item.fixturenames
+    if isinstance(backend := parameters.get("backend"), str):
+        return backend == "cupy"
+    return "emulated" in item.fixturenames
 
 
 def pytest_collection_finish(session: Any) -> None:
