@@ -14,7 +14,7 @@ from test_backends import maps, windows
 from test_golden_convolution import test_conv, test_conv_transpose  # noqa: F401  (on this module's backend)
 
 from dagnn.backends import get
-from dagnn.backends.cupy import CuPyBackend, patches
+from dagnn.backends.cupy import CuPyBackend, dnn, patches
 
 REFERENCE = get("reference")
 DTYPES = list(cudnn_on_cpu.TYPES.values())
@@ -257,6 +257,20 @@ def test_a_limit_on_workspaces_is_kept():
     backend = made("cudnn", workspace_limit=10)
     agree(backend.conv(backend.asarray(x), backend.asarray(x)), REFERENCE.conv(x, x))
     assert list(backend._dnn._plans.values()) == [None]
+
+
+def test_old_plans_are_forgotten_unless_a_graph_may_run_them(cudnn, monkeypatch):
+    monkeypatch.setattr(dnn, "PLANS", 2)
+    x, w = some(cudnn, 4, 3, 6, 6), some(cudnn, 4, 3, 3, 3)
+    cudnn.conv(x, w)
+    stream = cudnn.xp.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        cudnn.conv(x, w)
+        stream.end_capture()
+    for n in (3, 2, 1):
+        cudnn.conv(x[:n], w)
+    assert [problem.x[0] for problem in cudnn._dnn._plans] == [4, 1]
 
 
 def test_tuning_times_every_plan_within_the_limit_once():

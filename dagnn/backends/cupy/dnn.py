@@ -18,6 +18,7 @@ X, W, Y, BIASES, ADD = range(1, 6)
 
 ALIGNMENT = 16  # bytes, of every tensor
 RUNS = 3  # of a plan, to time it
+PLANS = 4096  # that are kept: nets on images of any size ask for new ones again and again
 
 log = logging.getLogger(__name__)
 
@@ -151,10 +152,11 @@ def _unwanted(notes: Any, problem: Problem, rules: Rules) -> list[Any]:
 
 
 class Plan:
-    """An executable graph and the bytes of its workspace; `tuned` once its plan was chosen by time."""
+    """An executable graph and its workspace in bytes; whether it was chosen by time, and ever recorded."""
 
     def __init__(self, made: Any) -> None:
-        self.graph, self.workspace, self.tuned = made, made.get_workspace_size(), False
+        self.graph, self.workspace = made, made.get_workspace_size()
+        self.tuned = self.recorded = False
 
 
 class Dnn:
@@ -172,10 +174,12 @@ class Dnn:
         Every array must be aligned to `ALIGNMENT` and, but for a y apart, dense in the problem's order.
         """
         if problem not in self._plans:
+            self._make_room()
             self._plans[problem] = self._plan(problem)
         plan = self._plans[problem]
         if plan is None:
             return False
+        plan.recorded |= capturing
         stream = self._cupy.cuda.get_current_stream().ptr
         if stream != self._stream:
             self._cudnn.set_stream(handle=self._handle, stream=stream)
@@ -186,6 +190,14 @@ class Dnn:
         workspace = self._cupy.cuda.alloc(plan.workspace)
         plan.graph.execute(pointers, workspace.ptr, handle=self._handle)
         return True
+
+    def _make_room(self) -> None:
+        """Forget the oldest of too many plans; a CUDA graph may still run those that were recorded."""
+        if len(self._plans) >= PLANS:
+            plans = self._plans.items()
+            oldest = next((key for key, plan in plans if plan is None or not plan.recorded), None)
+            if oldest is not None:
+                del self._plans[oldest]
 
     def _plan(self, problem: Problem) -> Plan | None:
         try:
