@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_cudnn import made
+from test_layers import CASES, case, data
+from test_rewrites import SHAPE, networks, some
 
 import dagnn
 from dagnn import capture
@@ -181,7 +185,7 @@ def test_what_is_given_out_is_nobody_elses(pair):
         arrays += [param.der for param in net.params.values()] + [net.state["loss"]["average"]]
         arrays = [a for a in arrays if hasattr(a, "shape")]
         kept.append([(a, net.backend.to_numpy(a).copy()) for a in arrays])
-    for a, before in (one for some in kept for one in some):
+    for a, before in (pair_of for each in kept for pair_of in each):
         np.testing.assert_array_equal(net.backend.to_numpy(a), before)
     for a in arrays:
         a.fill(7)
@@ -400,6 +404,54 @@ def test_other_errors_are_those_of_plain_evaluations(pair):
                 net.eval(*arguments)
             messages.append(str(error.value))
         assert messages[0] == messages[1]
+
+
+# ---- all layers
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "custom"])
+def test_every_layer_can_be_captured(emulated, caplog, launches, name):
+    layer, _, options = case(name)
+    arrays, params = data(name, np.float32)
+    names = [f"x{k}" for k in range(len(arrays))]
+
+    def make(backend):
+        net = dagnn.DagNN(backend=backend)
+        outputs = [f"y{k}" for k in range(len(layer.output_shapes([a.shape for a in arrays])))]
+        net.add_layer("layer", layer, names, outputs)
+        for param, value in zip(net.params.values(), params, strict=True):
+            param.value = value
+        net.mode = options.get("mode", "train")
+        return net
+
+    pair = Pair(emulated, make)
+    shapes = layer.output_shapes([a.shape for a in arrays])
+    ders = {f"y{k}": np.full(shape, 0.5, np.float32) for k, shape in enumerate(shapes)}
+    wanted = [n for n, a in zip(names, arrays, strict=True) if a.dtype.kind == "f"]
+    for scale in (1, 0.75, 0.5):
+        first, *others = arrays
+        inputs = dict(zip(names, [(first * scale).astype(first.dtype), *others], strict=True))
+        pair.eval(inputs, ders, ders=wanted)
+    assert not messages(caplog)
+    assert launches == {"launch": 2, "record": 1}
+
+
+@settings(max_examples=20)
+@given(net=networks(), data=st.data(), mode=st.sampled_from(["train", "test"]))
+def test_random_networks(emulated, net, data, mode):
+    net.mode = mode
+    net.move(emulated)
+    pair = Pair.__new__(Pair)
+    pair.nets = [net.copy(), net]
+    pair.nets[0].capture = True
+    shapes = net.var_shapes(dict.fromkeys(net.inputs, SHAPE))
+    options = {"keep": some(data.draw, net.vars), "ders": some(data.draw, net.vars)}
+    named = sorted({*net.outputs, *some(data.draw, net.vars)})
+    for k in range(3):
+        rng = np.random.default_rng(k)
+        inputs = {name: rng.standard_normal(SHAPE) for name in net.inputs}
+        pair.eval(inputs, {name: rng.standard_normal(shapes[name]) for name in named}, **options)
+    assert len(pair.graphs) == 1
 
 
 # ---- convolutions
