@@ -198,13 +198,45 @@ def test_batch_norm(emulated, data, shape, layout, dtype, seed, leak):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", dtypes())
-@pytest.mark.parametrize("shape", [(3, 16, 40, 40), (2, 70, 5, 8), (2, 3, 64, 64), (70, 24, 1, 1)])
+@pytest.mark.parametrize("shape", [(3, 16, 40, 40), (2, 70, 5, 8), (8, 3, 35, 35), (70, 24, 1, 1)])
 def test_batch_norm_by_several_blocks(emulated, layout, dtype, shape):
     """Slices of channels, packs of elements, groups of channels that aren't full."""
     x, dzdy, add = (numbers(seed, shape, dtype) for seed in range(3))
     g, b = (numbers(seed, shape[1:2], dtype) for seed in (3, 4))
     _, moments = same(emulated, layout, x.dtype, "batch_norm", x, g, b, add=add, relu=0.0)
     same(emulated, layout, x.dtype, "batch_norm_ders", dzdy, x, g, moments, scale=2)
+
+
+@pytest.mark.parametrize("dtype", dtypes())
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+def test_memory_that_begins_anywhere(emulated, layout, dtype):
+    """What is read 16 bytes at a time begins at a multiple of them, or else it is not."""
+    shape = (2, 16, 6, 7)
+
+    def unaligned(a):
+        memory = emulated.empty(a.size + 1, a.dtype)[1:]
+        if layout == "channels first":
+            memory = memory.reshape(a.shape)
+        else:
+            n, c, h, w = a.shape
+            memory = memory.reshape(n, h, w, c).transpose(0, 3, 1, 2)
+        memory[...] = a
+        return memory
+
+    arrays = [OnDevice(emulated, layout).into(numbers(seed, shape, dtype)) for seed in range(2)]
+    g = emulated.asarray(numbers(3, (16,), dtype))
+    results = []
+    for x, dzdy in (arrays, [unaligned(a) for a in arrays]):
+        y, moments = emulated.batch_norm(x, g, g, add=dzdy)
+        best, winner = emulated.max_pool(x, 2)
+        dzdx = emulated.max_pool_dzdx(unaligned(best), unaligned(winner), shape, 2)
+        mean = emulated.avg_pool(x, 2)
+        ders = emulated.avg_pool_dzdx(unaligned(mean), shape, 2)
+        results.append(
+            [y, moments, *emulated.batch_norm_ders(dzdy, x, g, moments), best, winner, dzdx, mean, ders]
+        )
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(emulated.to_numpy(one), emulated.to_numpy(other))
 
 
 def test_the_variance_keeps_its_digits(emulated):

@@ -169,28 +169,29 @@ extern "C" __global__ void batch_norm_ders_factors(const double* sums, const ACC
     factors[3 * channels + c] = ACC(given ? 0 : -scale * dzdb / count - slope * rest);
 }
 
-// The factors of the channels of a pack, whose first one is c. A pack has one channel, or, with channels last,
-// neighbouring ones.
-template <int size, bool last>
-__device__ Pack<ACC, size> factors_of(const ACC* factors, INDEX c) {
+// The channels of a pack: one, or, with channels last, neighbouring ones; or each its own.
+enum Order { ONE, NEIGHBOURS, ANY };
+
+// The factors of the channels of a pack, whose first element is i.
+template <int size, Order order>
+__device__ Pack<ACC, size> factors_of(const ACC* factors, const Maps& maps, INDEX i) {
     Pack<ACC, size> own;
-    if constexpr (last)
-        own = *(const Pack<ACC, size>*)(factors + c);
+    if constexpr (order == NEIGHBOURS)
+        own = *(const Pack<ACC, size>*)(factors + maps.channel(i));
     else
-        for (int k = 0; k < size; k++) own.of[k] = factors[c];
+        for (int k = 0; k < size; k++) own.of[k] = factors[maps.channel(order == ANY ? i + k : i)];
     return own;
 }
 
-template <int size, bool last>
+template <int size, Order order>
 __device__ void normalise(INDEX count, const REAL* x, const REAL* add, REAL* y, const ACC* factors,
                           const Maps& maps, INDEX rectify, ACC leak) {
     EACH(i, count / size) {
         Pack<REAL, size> from = ((const Pack<REAL, size>*)x)[i], added = from, to;
         if (add) added = ((const Pack<REAL, size>*)add)[i];
-        INDEX c = maps.channel(i * size);
-        auto centre = factors_of<size, last>(factors, c);
-        auto scale = factors_of<size, last>(factors + maps.channels, c);
-        auto shift = factors_of<size, last>(factors + 2 * maps.channels, c);
+        auto centre = factors_of<size, order>(factors, maps, i * size);
+        auto scale = factors_of<size, order>(factors + maps.channels, maps, i * size);
+        auto shift = factors_of<size, order>(factors + 2 * maps.channels, maps, i * size);
         for (int k = 0; k < size; k++) {
             ACC value = (ACC(from.of[k]) - centre.of[k]) * scale.of[k] + shift.of[k];
             if (add) value += ACC(added.of[k]);
@@ -207,27 +208,28 @@ __device__ void normalise(INDEX count, const REAL* x, const REAL* add, REAL* y, 
 
 extern "C" __global__ void batch_norm(INDEX count, const REAL* x, const REAL* add, REAL* y, const ACC* factors,
                                       MAPS, INDEX rectify, ACC leak) {
-    bool packs = together(x) && together(add) && together(y);
+    bool packs = together(x) && together(add) && together(y) && count % PACKED == 0;
     if (packs && inner == 1 && channels % PACKED == 0)
-        normalise<PACKED, true>(count, x, add, y, factors, THE_MAPS, rectify, leak);
+        normalise<PACKED, NEIGHBOURS>(count, x, add, y, factors, THE_MAPS, rectify, leak);
     else if (packs && inner % PACKED == 0)
-        normalise<PACKED, false>(count, x, add, y, factors, THE_MAPS, rectify, leak);
+        normalise<PACKED, ONE>(count, x, add, y, factors, THE_MAPS, rectify, leak);
+    else if (packs)
+        normalise<PACKED, ANY>(count, x, add, y, factors, THE_MAPS, rectify, leak);
     else
-        normalise<1, false>(count, x, add, y, factors, THE_MAPS, rectify, leak);
+        normalise<1, ONE>(count, x, add, y, factors, THE_MAPS, rectify, leak);
 }
 
 // x is null where the moments were given.
-template <int size, bool last>
+template <int size, Order order>
 __device__ void derive(INDEX count, const REAL* dzdy, const REAL* x, REAL* dzdx, const ACC* factors,
                        const Maps& maps) {
     EACH(i, count / size) {
         Pack<REAL, size> der = ((const Pack<REAL, size>*)dzdy)[i], from = der, to;
         if (x) from = ((const Pack<REAL, size>*)x)[i];
-        INDEX c = maps.channel(i * size);
-        auto centre = factors_of<size, last>(factors, c);
-        auto scale = factors_of<size, last>(factors + maps.channels, c);
-        auto slope = factors_of<size, last>(factors + 2 * maps.channels, c);
-        auto shift = factors_of<size, last>(factors + 3 * maps.channels, c);
+        auto centre = factors_of<size, order>(factors, maps, i * size);
+        auto scale = factors_of<size, order>(factors + maps.channels, maps, i * size);
+        auto slope = factors_of<size, order>(factors + 2 * maps.channels, maps, i * size);
+        auto shift = factors_of<size, order>(factors + 3 * maps.channels, maps, i * size);
         for (int k = 0; k < size; k++) {
             ACC value = ACC(der.of[k]) * scale.of[k];
             if (x) value += (ACC(from.of[k]) - centre.of[k]) * slope.of[k] + shift.of[k];
@@ -239,11 +241,13 @@ __device__ void derive(INDEX count, const REAL* dzdy, const REAL* x, REAL* dzdx,
 
 extern "C" __global__ void batch_norm_ders(INDEX count, const REAL* dzdy, const REAL* x, REAL* dzdx,
                                            const ACC* factors, MAPS) {
-    bool packs = together(dzdy) && together(x) && together(dzdx);
+    bool packs = together(dzdy) && together(x) && together(dzdx) && count % PACKED == 0;
     if (packs && inner == 1 && channels % PACKED == 0)
-        derive<PACKED, true>(count, dzdy, x, dzdx, factors, THE_MAPS);
+        derive<PACKED, NEIGHBOURS>(count, dzdy, x, dzdx, factors, THE_MAPS);
     else if (packs && inner % PACKED == 0)
-        derive<PACKED, false>(count, dzdy, x, dzdx, factors, THE_MAPS);
+        derive<PACKED, ONE>(count, dzdy, x, dzdx, factors, THE_MAPS);
+    else if (packs)
+        derive<PACKED, ANY>(count, dzdy, x, dzdx, factors, THE_MAPS);
     else
-        derive<1, false>(count, dzdy, x, dzdx, factors, THE_MAPS);
+        derive<1, ONE>(count, dzdy, x, dzdx, factors, THE_MAPS);
 }
