@@ -7,7 +7,7 @@ PyTorch's in the same precision, or what the precision makes of numbers anyway.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ import numpy as np
 from dagnn.backends.base import Backend
 
 from ..agreement import DOUBLE, FACTOR, SMALL_BATCH, demand, errors_of, pairs
-from ..measure import error
 from ..nets import Case
 from .works import Backends, Peer, Setting, inputs_of, plain, prepared, pytorchs_precision, without_dropout
 
@@ -28,23 +27,29 @@ DERIVATIVE = {"float64": 1e-9, "float32": 1e-2, "tf32": 1e-1, "bfloat16": 5e-1, 
 def check(case: Case, setting: Setting, backends: Backends, device: str = "cuda") -> dict[str, float]:
     """The largest errors of "dagnn" and "pytorch"; Disagreement if dagnn's is too large."""
     precision = setting.precision
-    backend, double = backends(precision), backends("float64")
-    if setting.phase == "infer":
-        truth = _prediction(case, Setting("infer", "float64"), device)
-        mine = {"prediction": error(ours(case, setting, backend)["prediction"], truth)}
-        theirs = {"prediction": error(_prediction(case, setting, device), truth)}
-        least = PREDICTION[precision]
-    else:
-        small, exact = case.at(batch=min(SMALL_BATCH, case.shape[0])), Setting("train", "float64")
-        for name, found in errors_of(ours(small, exact, double), derivatives(small, exact, device)).items():
+    truth = _truth(case, setting.phase, device)
+    mine = errors_of(ours(case, setting, backends(precision)), truth)
+    theirs = errors_of(pytorchs(case, setting, device), truth)
+    if setting.phase == "train":
+        small = case.at(batch=min(SMALL_BATCH, case.shape[0]))
+        for name, found in _double_errors(small, backends("float64"), device).items():
             demand(f"derivative of {name} in float64", found, DOUBLE)
-        right = derivatives(case, exact, device)
-        mine = errors_of(ours(case, setting, backend), right)
-        theirs = errors_of(derivatives(case, setting, device), right)
-        least = DERIVATIVE[precision]
+    least = (PREDICTION if setting.phase == "infer" else DERIVATIVE)[precision]
     for name, found in mine.items():
         demand(f"{name} in {precision}", found, max(least, FACTOR * theirs[name]))
     return {"dagnn": max(mine.values()), "pytorch": max(theirs.values())}
+
+
+@lru_cache(maxsize=2)
+def _truth(case: Case, phase: str, device: str) -> dict[str, np.ndarray]:
+    """What is right, for all ways to compute it."""
+    return pytorchs(case, Setting(phase, "float64"), device)
+
+
+@lru_cache(maxsize=1)
+def _double_errors(case: Case, backend: Backend, device: str) -> dict[str, float]:
+    """The errors of dagnn's derivatives in float64."""
+    return errors_of(ours(case, Setting("train", "float64"), backend), _truth(case, "train", device))
 
 
 def ours(case: Case, setting: Setting, backend: Backend) -> dict[str, np.ndarray]:
@@ -65,16 +70,13 @@ def ours(case: Case, setting: Setting, backend: Backend) -> dict[str, np.ndarray
     return {param: numbers(net.params[param].der) for param, _ in pairs(net)}
 
 
-def _prediction(case: Case, setting: Setting, device: str) -> np.ndarray:
-    with pytorchs_precision(setting.precision):
-        return Peer(plain(case), case, setting, "nchw", device).prediction().double().cpu().numpy()
-
-
-def derivatives(case: Case, setting: Setting, device: str) -> Mapping[str, np.ndarray]:
-    """PyTorch's, by the names that dagnn has for them."""
+def pytorchs(case: Case, setting: Setting, device: str) -> dict[str, np.ndarray]:
+    """The same of PyTorch, by the names that dagnn has for them."""
     net = without_dropout(plain(case))
     peer = Peer(net, case, setting, "nchw", device)
     with pytorchs_precision(setting.precision):
+        if setting.phase == "infer":
+            return {"prediction": peer.prediction().double().cpu().numpy()}
         peer.backward()
     ders = {name: w.grad.double().cpu().numpy() for name, w in peer.model.named_parameters()}
     return {param: ders[name].reshape(net.params[param].value.shape) for param, name in pairs(net)}

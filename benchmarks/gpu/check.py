@@ -32,6 +32,8 @@ from .works import Backends, Setting
 ROOT = Path(__file__).parents[2]
 GOLDEN = {"float32": 1e-5, "float64": 1e-9, "single": 1e-5}
 """The largest errors that the golden suite may have; "single" is float64 against numbers in single."""
+PART_OF_TESTS = 0.6
+"""The part of the time that tests may take."""
 ON_GPU = {"DAGNN_TEST_GPU": "1"}  # what otherwise runs on the emulator
 PACKAGES = ("cupy", "nvidia", "cuda", "torch", "triton", "numpy", "ml-dtypes", "ml_dtypes")
 
@@ -127,10 +129,10 @@ def parts(
 ) -> Iterator[tuple[str, Callable[[float], Result]]]:
     """The parts of the check, by name."""
     yield "machine", lambda _: _machine(backends("float32"))
-    yield "tests on the device", lambda seconds: _tests(folder, tests, seconds)
+    yield "tests on the device", lambda seconds: _tests(folder, tests, PART_OF_TESTS * seconds)
     yield "golden numbers", lambda _: golden(folder / "golden.json")
-    for setting in settings:
-        for name, case in cases.items():
+    for name, case in cases.items():
+        for setting in settings:
             graph = " graph" if setting.capture else ""
             title = f"{name} {setting.phase} {setting.precision}{graph}"
             yield title, lambda _, case=case, setting=setting: _agrees(case, setting, backends, device)
@@ -150,7 +152,7 @@ def _machine(backend: Backend) -> Result:
 def _tests(folder: Path, tests: Sequence[str], seconds: float) -> Result:
     """pytest in a process of its own, whose output goes to pytest.txt."""
     xml = folder / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.gpu.plugin", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "benchmarks.gpu.plugin", "-p", "no:cacheprovider"]
     command += [f"--golden-errors={folder / 'golden.json'}", f"--junitxml={xml}", "-rs", *tests]
     xml.unlink(missing_ok=True)
     where: dict[str, Any] = {"cwd": ROOT, "env": os.environ | ON_GPU}
@@ -158,7 +160,10 @@ def _tests(folder: Path, tests: Sequence[str], seconds: float) -> Result:
         try:
             done = subprocess.run(command, stdout=output, stderr=output, timeout=seconds, **where)
         except subprocess.TimeoutExpired:
-            return Result("tests", False, f"stopped after {seconds:.0f} s: see pytest.txt")
+            lines = (folder / "pytest.txt").read_text("utf-8").splitlines()
+            counts = [sum(f" {word} " in f"{line} " for line in lines) for word in ("PASSED", "FAILED")]
+            text = f"stopped after {seconds:.0f} s, {counts[0]} passed and {counts[1]} failed: see pytest.txt"
+            return Result("tests", False, text)
     if not xml.exists():
         return Result("tests", False, f"pytest ended with code {done.returncode}: see pytest.txt")
     return tests_result(xml)

@@ -14,17 +14,18 @@ from typing import Any
 ELSEWHERE = ("test_emulated", "test_cuda_sources", "test_benchmarks_gpu")  # about other things
 
 
-_errors: dict[str, tuple[float, str]] = {}  # by type: the largest, and its test
-
-
 def pytest_addoption(parser: Any) -> None:
     parser.addoption("--golden-errors", metavar="FILE", help="the largest errors, by type, as JSON")
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     left_out = [item for item in items if not _on_device(item)]
-    items[:] = [item for item in items if _on_device(item)]
+    items[:] = sorted((item for item in items if _on_device(item)), key=lambda item: not _is_golden(item))
     config.hook.pytest_deselected(items=left_out)
+
+
+def _is_golden(item: Any) -> bool:
+    return item.path.stem.startswith("test_golden")
 
 
 def _on_device(item: Any) -> bool:
@@ -38,26 +39,22 @@ def _on_device(item: Any) -> bool:
 
 def pytest_collection_finish(session: Any) -> None:
     """Have the golden tests compare with a function that takes notes."""
+    path = session.config.getoption("--golden-errors")
     try:
         import agreement  # both in tests/
         import matlab
     except ImportError:
         return
-    compare = matlab.error
+    compare, largest = matlab.error, dict[str, tuple[float, str]]()
 
     def error(actual: Any, reference: Any) -> float:
         found = compare(actual, reference)
         file, _, test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0].partition("::")
-        if "test_golden" in file and hasattr(actual, "dtype"):
+        if path and "test_golden" in file and hasattr(actual, "dtype"):
             kind = "single" if "single" in test and actual.dtype == "float64" else str(actual.dtype)
-            if not found <= _errors.get(kind, (0.0, ""))[0]:
-                _errors[kind] = found, test
+            if not found <= largest.get(kind, (-1.0, ""))[0]:
+                largest[kind] = found, test
+                Path(path).write_text(json.dumps(largest))
         return found
 
     matlab.error = agreement.error = error
-
-
-def pytest_sessionfinish(session: Any) -> None:
-    path = session.config.getoption("--golden-errors")
-    if path:
-        Path(path).write_text(json.dumps(_errors))
