@@ -10,11 +10,10 @@ import numpy as np
 from ...geometry import shape4
 from ..reference import normalisation as reference
 from ..reference.checks import Array, one_dtype, same_shape
+from .elementwise import packed
 from .layout import channels_last, dense, empty_maps, split
 from .modules import THREADS, reciprocal
 
-PACK = 16
-"""The bytes that a thread reads at once."""
 WARP = 32
 TERMS = 16
 """At least so many elements are summed up by a thread."""
@@ -49,7 +48,7 @@ class Normalisation(reference.Normalisation):
         y = empty_maps(self.xp, x.shape, x.dtype, last)
         add = None if add is None else dense(self.xp, add, last)
         args = x, add, y, factors, *maps.args, int(relu is not None), float(relu or 0)
-        self._kernels.each("batch_norm", "batch_norm", x.dtype, x.size, *args, per=PACK // x.itemsize)
+        self._kernels.each("batch_norm", "batch_norm", x.dtype, x.size, *args, per=packed(x))
         return y, moments
 
     def batch_norm_ders(self, dzdy, x, multipliers, moments, *, given=False):
@@ -64,29 +63,29 @@ class Normalisation(reference.Normalisation):
         self._warps("batch_norm_ders_factors", maps, x.dtype, *args, int(given))
         dzdx = empty_maps(self.xp, x.shape, x.dtype, last)
         args = dzdy, None if given else x, dzdx, factors, *maps.args
-        self._kernels.each("batch_norm", "batch_norm_ders", x.dtype, x.size, *args, per=PACK // x.itemsize)
+        self._kernels.each("batch_norm", "batch_norm_ders", x.dtype, x.size, *args, per=packed(x))
         dzdg, dzdb = ders.astype(multipliers.dtype, copy=False)
         return dzdx, dzdg, dzdb
 
     def lrn(self, x, *, size, kappa, alpha, beta):
-        x, runs = self._runs(x, size, kappa, alpha, beta)
+        x, threads, sizes = self._runs(x, size, kappa, alpha, beta)
         y = empty_maps(self.xp, x.shape, x.dtype, channels_last(x))
-        self._kernels.each("lrn", "lrn", x.dtype, runs.threads, x, y, *runs.args)
+        self._kernels.each("lrn", "lrn", x.dtype, threads, x, y, *sizes)
         return y
 
     def lrn_dzdx(self, dzdy, x, *, size, kappa, alpha, beta):
         one_dtype(dzdy=dzdy, x=x)
         same_shape("dzdy", dzdy, x.shape)
-        x, runs = self._runs(x, size, kappa, alpha, beta)
+        x, threads, sizes = self._runs(x, size, kappa, alpha, beta)
         dzdy = dense(self.xp, dzdy, channels_last(x))
         shared = self.xp.empty(x.size, _sum_type(x))
         dzdx = empty_maps(self.xp, x.shape, x.dtype, channels_last(x))
-        self._kernels.each("lrn", "lrn_shared", x.dtype, runs.threads, dzdy, x, shared, *runs.args)
-        self._kernels.each("lrn", "lrn_dzdx", x.dtype, runs.threads, dzdy, x, shared, dzdx, *runs.args)
+        self._kernels.each("lrn", "lrn_shared", x.dtype, threads, dzdy, x, shared, *sizes)
+        self._kernels.each("lrn", "lrn_dzdx", x.dtype, threads, dzdy, x, shared, dzdx, *sizes)
         return dzdx
 
-    def _runs(self, x: Array, size: int, kappa: float, alpha: float, beta: float) -> tuple[Array, Runs]:
-        """x in dense memory, and the runs of its channels."""
+    def _runs(self, x: Array, size: int, kappa: float, alpha: float, beta: float) -> tuple[Array, int, Any]:
+        """x in dense memory, how many threads work on it, and the arguments SIZES of lrn.cu."""
         shape4("x", x.shape)
         one_dtype(x=x)
         before, after = reference.channel_window(size)
@@ -97,7 +96,7 @@ class Normalisation(reference.Normalisation):
         runs = -(-channels // run)
         sizes = channels, inner, reciprocal(inner), run, runs, reciprocal(runs), before, after
         threads = x.size // max(channels, 1) * runs
-        return x, Runs(threads, (*sizes, float(kappa), float(alpha), float(beta)))
+        return x, threads, (*sizes, float(kappa), float(alpha), float(beta))
 
     def _wide(self, a: Array) -> Array:
         """A parameter in the type of sums."""
@@ -138,13 +137,6 @@ class Maps(NamedTuple):
     def args(self) -> tuple[Any, ...]:
         """The arguments MAPS of batch_norm.cu."""
         return self.channels, reciprocal(self.channels), self.inner, reciprocal(self.inner)
-
-
-class Runs(NamedTuple):
-    """The threads of local response normalisation, and the arguments SIZES of lrn.cu."""
-
-    threads: int
-    args: tuple[Any, ...]
 
 
 def _sum_type(x: Array) -> Any:

@@ -12,13 +12,12 @@ from ...errors import OptionError
 from ..reference import pooling as reference
 from ..reference.checks import Array, one_dtype, same_shape
 from ..reference.convolution import Sizes
+from .elementwise import packed
 from .layout import channels_last, dense, empty_maps, split
 from .modules import THREADS, reciprocal
 
 WARP = 32
 """From so many pixels on a window of channels-first maps is the work of a warp, not of a thread."""
-PACK = 16
-"""The bytes that a thread reads at once where channels are last."""
 
 
 class Pooling(reference.Pooling):
@@ -35,7 +34,7 @@ class Pooling(reference.Pooling):
         if wants_winner:
             winner = empty_maps(self.xp, sizes.output, taps, last)
         walk = _walk(sizes.output, x.shape, sizes, last)
-        self._each(f"max_pool_of_{name}", y, x, y, winner, walk)
+        self._each(f"max_pool_of_{name}", y, walk, x, y, winner)
         return y, winner
 
     def max_pool_dzdx(self, dzdy, winner, x_shape, size, *, stride=1, pad=0):
@@ -48,7 +47,7 @@ class Pooling(reference.Pooling):
         winner = dense(self.xp, winner.astype(taps, copy=False), last)
         dzdx = empty_maps(self.xp, x_shape, dzdy.dtype, last)
         walk = _walk(x_shape, sizes.output, sizes, last)
-        self._each(f"max_pool_dzdx_of_{name}", dzdx, dzdy, winner, dzdx, walk)
+        self._each(f"max_pool_dzdx_of_{name}", dzdx, walk, dzdy, winner, dzdx)
         return dzdx
 
     def avg_pool(self, x, size, *, stride=1, pad=0):
@@ -63,7 +62,7 @@ class Pooling(reference.Pooling):
                 "pooling", "avg_pool_by_warps", x.dtype, grid, (THREADS,), y.size, x, y, *axes
             )
         else:
-            self._each("avg_pool", y, x, y, walk)
+            self._each("avg_pool", y, walk, x, y)
         return y
 
     def avg_pool_dzdx(self, dzdy, x_shape, size, *, stride=1, pad=0):
@@ -73,7 +72,7 @@ class Pooling(reference.Pooling):
         dzdy, last = self._dense(dzdy)
         dzdx = empty_maps(self.xp, x_shape, dzdy.dtype, last)
         walk = _walk(x_shape, sizes.output, sizes, last)
-        self._each("avg_pool_dzdx", dzdx, dzdy, dzdx, walk)
+        self._each("avg_pool_dzdx", dzdx, walk, dzdy, dzdx)
         return dzdx
 
     def roi_pool(self, x, rois, *, subdivisions, transform=1.0, method="max"):
@@ -122,10 +121,9 @@ class Pooling(reference.Pooling):
         self._kernels.each("roi", "roi_edges", x.dtype, rois.shape[1], rois, edges, *sizes, *matrix)
         return edges
 
-    def _each(self, name: str, result: Array, *args: Any) -> None:
-        """Launch a kernel over all numbers of its result; the last argument is the walk over windows."""
-        *arrays, walk = args
-        per = PACK // result.itemsize if walk[-2] > 1 else 1
+    def _each(self, name: str, result: Array, walk: Sequence[Any], *arrays: Array | None) -> None:
+        """Launch a kernel of sliding windows over all numbers of its result."""
+        per = packed(result) if channels_last(result) else 1
         self._kernels.each("pooling", name, result.dtype, result.size, *arrays, *walk, per=per)
 
     def _dense(self, x: Array) -> tuple[Array, bool]:
