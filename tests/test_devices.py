@@ -241,7 +241,7 @@ def test_arrays_come_ahead_in_this_order(emulated, cupy, monkeypatch):
 
         monkeypatch.setattr(kind, name, call)
 
-    prefetch = Prefetcher(cupy, cupy.cuda.Device(0), compute)
+    prefetch = Prefetcher(cupy, lambda: cupy.cuda.Device(0), compute)
     noted(cupy.cuda.Stream, "record", "record")
     noted(cupy.cuda.Stream, "wait_event", "wait")
     inputs = batch()
@@ -258,10 +258,24 @@ def test_arrays_come_ahead_in_this_order(emulated, cupy, monkeypatch):
     assert events == [("wait", "compute")], "as for arrays that nobody came for"
 
 
+def test_arrays_come_ahead_to_their_device(emulated, cupy, monkeypatch):
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("this machine has one device")
+    devices = []
+    for name in ("record", "wait_event"):
+        monkeypatch.setattr(cupy.cuda.Stream, name, lambda *_: devices.append(cupy.cuda.Device().id))
+    with cupy.cuda.Device(1):
+        prefetch = Prefetcher(cupy, lambda: cupy.cuda.Device(1), cupy.cuda.get_current_stream())
+    ready = prefetch(batch())
+    assert ready()["x"].device.id == 1
+    del ready
+    assert devices == [1] * 5
+
+
 def test_page_locked_memory_is_used_again_after_its_copy(emulated, cupy, monkeypatch):
     sizes, alloc = [], cupy.cuda.alloc_pinned_memory
     monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", lambda size: sizes.append(size) or alloc(size))
-    prefetch = Prefetcher(cupy, cupy.cuda.Device(0), cupy.cuda.get_current_stream())
+    prefetch = Prefetcher(cupy, lambda: cupy.cuda.Device(0), cupy.cuda.get_current_stream())
     ready = [prefetch({"x": np.full(n, n, np.float32)}) for n in (8, 8, 4, 16)]
     assert sizes == [32, 64]
     assert [emulated.to_numpy(r()["x"]).tolist() for r in ready] == [[n] * n for n in (8, 8, 4, 16)]

@@ -7,24 +7,27 @@ From ordinary memory the driver copies by way of page-locked memory of its own, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from ..services import Ready
 
+Entered = Callable[[], AbstractContextManager[Any]]
+
 
 class Prefetcher:
-    """Copies arrays to `device` by the side of what `stream` computes there.
+    """Copies arrays to the device that `on_device()` enters, by the side of what `stream` computes there.
 
     They are memory of `stream`'s pool: whoever had it before has used it on that stream, and the copy begins
     after that. Page-locked memory is used again once its copy has ended.
     """
 
-    def __init__(self, cupy: Any, device: Any, stream: Any) -> None:
-        self._cupy, self._device, self._stream = cupy, device, stream
-        with device:
+    def __init__(self, cupy: Any, on_device: Entered, stream: Any) -> None:
+        self._cupy, self._on_device, self._stream = cupy, on_device, stream
+        with on_device():
             self._copies = cupy.cuda.Stream(non_blocking=True)
         self._locked: deque[tuple[Any, dict[str, np.ndarray]]] = deque()  # by the events that end its use
 
@@ -33,7 +36,7 @@ class Prefetcher:
         hosts = {
             name: a for name, a in arrays.items() if isinstance(a, np.ndarray) and a.dtype.kind in "biuf"
         }
-        with self._device:
+        with self._on_device():
             try:
                 with self._stream:
                     there = {name: self._cupy.empty(a.shape, a.dtype) for name, a in hosts.items()}
@@ -46,7 +49,7 @@ class Prefetcher:
                 there[name].set(copy, stream=self._copies)
             copied = self._copies.record()
         self._locked.append((copied, locked))
-        return _Arriving(self._cupy, self._stream, copied, {**arrays, **there})
+        return _Arriving(self._cupy, self._on_device, self._stream, copied, {**arrays, **there})
 
     def _lock(self, locked: dict[str, np.ndarray], name: str, array: np.ndarray) -> np.ndarray:
         """A copy of `array` in page-locked memory, which `locked` keeps for arrays of this name."""
@@ -60,13 +63,18 @@ class Prefetcher:
 class _Arriving:
     """Arrays on their way; called, it gives them to what the current stream does from now on."""
 
-    def __init__(self, cupy: Any, stream: Any, copied: Any, arrays: Mapping[str, Any]) -> None:
-        self._cupy, self._stream, self._copied, self._arrays = cupy, stream, copied, arrays
+    def __init__(
+        self, cupy: Any, on_device: Entered, stream: Any, copied: Any, arrays: Mapping[str, Any]
+    ) -> None:
+        self._cupy, self._on_device, self._stream = cupy, on_device, stream
+        self._copied, self._arrays = copied, arrays
 
     def __call__(self) -> Mapping[str, Any]:
-        self._cupy.cuda.get_current_stream().wait_event(self._copied)
+        with self._on_device():
+            self._cupy.cuda.get_current_stream().wait_event(self._copied)
         return self._arrays
 
     def __del__(self) -> None:
         # Arrays that nobody came for: their memory is used again on that stream, but not before the copy.
-        self._stream.wait_event(self._copied)
+        with self._on_device():  # the default stream is that of the current one
+            self._stream.wait_event(self._copied)

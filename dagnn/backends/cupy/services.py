@@ -43,4 +43,4 @@ class Services:
     def prefetcher(self) -> Callable[[Mapping[str, Any]], Ready]:
         with self.evaluation():
             stream = self._cupy.cuda.get_current_stream()
-        return Prefetcher(self._cupy, self._cupy.cuda.Device(self._index), stream)
+        return Prefetcher(self._cupy, self.evaluation, stream)
