@@ -174,7 +174,7 @@ class Copies:
         stale = [copy for copy in self._copies.values() if copy.stale and copy.param._value is not None]
         arrays = self.cast([copy.param._value for copy in stale])
         for copy, array in zip(stale, arrays, strict=True):
-            copy.array, copy.version = array, copy.param.version
+            copy.array, copy.version = self._backend.parameter(array), copy.param.version
 
     @contextmanager
     def anew(self) -> Iterator[None]:

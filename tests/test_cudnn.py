@@ -13,6 +13,7 @@ from matlab import error
 from test_backends import maps, windows
 from test_golden_convolution import test_conv, test_conv_transpose  # noqa: F401  (on this module's backend)
 
+from dagnn import Conv, DagNN
 from dagnn.backends import get
 from dagnn.backends.cupy import CuPyBackend, dnn, patches
 
@@ -180,6 +181,22 @@ def test_filters_of_the_net_lie_as_convolutions_read_them(backend):
         backend.conv_dzdw(some(backend, 1, 2, 1, 1), some(backend, 1, 3, 4, 4), w.shape).strides
         == kept.strides
     )
+
+
+def test_filters_of_16_bits_are_brought_into_order_once_a_step(cudnn, monkeypatch):
+    net = DagNN(cudnn)
+    net.add_layer("conv", Conv(size=(4, 3, 3, 3)), "x", "y")
+    net.params["conv_filters"].value, net.params["conv_biases"].value = (
+        np.ones((4, 3, 3, 3), "f"),
+        np.ones(4, "f"),
+    )
+    net.precision = "float16"
+    moved, ready = [], cudnn._ready
+    monkeypatch.setattr(cudnn, "_ready", lambda a, last: moved.append((a, ready(a, last))) or moved[-1][1])
+    net.eval({"x": np.ones((2, 3, 6, 6), "f")}, {"y": np.ones((2, 4, 4, 4), "f")}, ders=["x"])
+    filters = [(a, b) for a, b in moved if a.shape == (4, 3, 3, 3)]
+    assert [a.dtype.name for a, _ in filters] == ["float16"] * 2
+    assert all(a.data.ptr == b.data.ptr for a, b in filters)
 
 
 # What runs on cuDNN, and how often it is planned.
