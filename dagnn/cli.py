@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__, load
 from .errors import DagnnError, OptionError, PlaceholderError, shorten
 from .layers.placeholder import Placeholder
+from .precision import NAMES
 
 if TYPE_CHECKING:
     from .geometry import Shape
@@ -189,6 +190,12 @@ def parser() -> argparse.ArgumentParser:
             help="numpy, or cupy with its options: cupy,device=1,tf32=true (default: as the experiment says, "
             "else numpy)",
         )
+        command.add_argument(
+            "--precision",
+            choices=("float32", *NAMES),
+            help="what convolutions compute in, on parameters in float32 (default: as the experiment says, "
+            "else float32)",
+        )
     for command in (info, summary, profile, draw):
         command.add_argument("file", metavar="FILE", help=FILE)
     for command in (summary, profile, draw):
@@ -300,16 +307,17 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _move(net: DagNN, args: argparse.Namespace) -> None:
-    """Move the net to the backend that --backend names."""
+    """Move the net to the backend that --backend names, to compute in --precision."""
     if args.backend:
         name, options = args.backend
         net.move(name, **options)
+    net.precision = args.precision
 
 
 def _train(args: argparse.Namespace) -> int:
     from .train.experiment import Experiment
 
-    experiment = Experiment.load(args.file, continue_=args.continue_)
+    experiment = Experiment.load(args.file, continue_=args.continue_, precision=args.precision)
     _move(experiment.net, args)
     experiment.trainer.fit(experiment.data)
     return 0
@@ -318,7 +326,7 @@ def _train(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from .train.experiment import Experiment
 
-    experiment = Experiment.load(args.file)
+    experiment = Experiment.load(args.file, precision=args.precision)
     _move(experiment.net, args)
     source = experiment.restore(args.net)
     samples = getattr(experiment.data, args.set)

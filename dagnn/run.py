@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import graph, io
+from .dtypes import is_half
 from .errors import OptionError, ShapeError, shorten
 from .images import read_image, resize, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
 from .layers import Conv, ConvTranspose, Loss, SoftMax
@@ -116,6 +117,8 @@ class Run:
             pixels = 255 * rgb_to_ycbcr(pixels / 255)[..., 0]
         x = self.preprocessor(pixels).astype(self.net.dtype or np.float32, copy=False)
         y = self.net.backend.to_numpy(self.net.eval({self.input: x}, outputs=self.output)[self.output])
+        if is_half(y.dtype):
+            y = y.astype(np.float32)
         if y.ndim == 0:
             raise ShapeError(f"{self.output!r} is one number for all images. Choose another with --output")
         if not self.residual:

@@ -1,6 +1,6 @@
 """CIFAR-10: small pictures in colour, as MatConvNet's `cnn_cifar` learns them.
 
-    python examples/cifar.py [--out DIR] [--seed N]
+    python examples/cifar.py [--out DIR] [--seed N] [--precision float16]
     python examples/cifar.py --data FOLDER       # with cifar-10-batches-bin or cifar-10-batches-py
 
 The network is Caffe's "quick" one, the learning rates, one for each parameter and epoch, are those of
@@ -53,7 +53,7 @@ def learning_rates(epochs):
     return [0.05 / 10 ** ((9 * epoch >= 6 * epochs) + (9 * epoch >= 8 * epochs)) for epoch in range(epochs)]
 
 
-def train(data, epochs, out, seed, resume):
+def train(data, epochs, out, seed, resume=False, precision=None):
     """Train a network from scratch; returns its trainer."""
     net = zoo.cifar_quick()
     zoo.init_params(net, seed)
@@ -64,6 +64,7 @@ def train(data, epochs, out, seed, resume):
         batch_size=50,
         num_epochs=epochs,
         random_seed=seed,
+        precision=precision,
         exp_dir=out,
         continue_=resume,
         keep_last=1,
@@ -86,6 +87,7 @@ def main():
     arguments.add_argument("--out", type=Path, default="experiments/cifar")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--continue", dest="resume", action="store_true", help="after the last checkpoint")
+    arguments.add_argument("--precision", choices=("float16", "bfloat16"), help="of most layers")
     args = arguments.parse_args()
     folder = args.data or args.out / "shapes"
     if not args.data:
@@ -97,7 +99,7 @@ def main():
     cifar = Cifar10(folder, contrast_normalization=True, whiten_data=True)
     data = cifar.map(flipped_and_shifted)
     epochs = args.epochs or (45 if args.data else EPOCHS)
-    trainer = train(data, epochs, args.out, args.seed, args.resume)
+    trainer = train(data, epochs, args.out, args.seed, args.resume, args.precision)
 
     for name, accuracy in zip(cifar.classes, accuracies(trainer, data, cifar.labels), strict=True):
         print(f"  {name:<12} {accuracy:.0%}")

@@ -1,6 +1,6 @@
 """Two digits and their sum: one network with two inputs and three outputs.
 
-    python examples/digits.py [--out DIR] [--seed N]
+    python examples/digits.py [--out DIR] [--seed N] [--precision float16]
 
 `dagnn demo` shows this network and what it reads. Here it is trained as an experiment of one's own would be:
 three losses with weights, statistics for each, a checkpoint after every epoch of which the last and the best
@@ -23,7 +23,7 @@ REACH = {"digit_a": 0.97, "digit_b": 0.97, "sum": 0.93}
 EPOCHS = 20
 
 
-def trainer(out, seed):
+def trainer(out, seed, precision=None):
     """A network as it comes, and what will train it.
 
     The sum is the hardest of the three tasks and depends on the other two, so its loss counts double.
@@ -39,6 +39,7 @@ def trainer(out, seed):
         der_outputs={"loss_a": 1, "loss_b": 1, "loss_sum": 2},
         extract_stats=errors,
         random_seed=seed,
+        precision=precision,
         exp_dir=out,
         continue_=True,
         keep_last=1,
@@ -61,6 +62,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--out", default="experiments/digits", type=Path)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--precision", choices=("float16", "bfloat16"), help="of most layers")
     options = arguments.parse_args()
     for old in options.out.glob("net-epoch-*.h5"):
         old.unlink()
@@ -70,14 +72,14 @@ def main():
     pairs = held_out.pairs(1000, rng)
     data = DigitPairs(learn, pairs)
 
-    first = trainer(options.out, options.seed)
+    first = trainer(options.out, options.seed, options.precision)
     first.post_epoch = interrupt
     try:
         first.fit(data)
     except KeyboardInterrupt:
         print("Interrupted in epoch 8, before its checkpoint: it will be done again.")
 
-    second = trainer(options.out, options.seed)  # another process would do the same
+    second = trainer(options.out, options.seed, options.precision)  # another process would do the same
     second.fit(data)
 
     net = dagnn.load(f"{options.out}/net-epoch-{EPOCHS}.h5")

@@ -132,6 +132,7 @@ def train(net, data, args):
         batch_size=args.batch_size,
         num_epochs=args.epochs,
         random_seed=args.seed,
+        precision=args.precision,
         exp_dir=args.out,
         continue_=args.resume,
         keep_last=1,
@@ -161,6 +162,7 @@ def main():
     arguments.add_argument("--network", choices=NETWORKS, default="small")
     arguments.add_argument("--epochs", type=int, default=EPOCHS)
     arguments.add_argument("--batch-size", type=int, default=40)
+    arguments.add_argument("--precision", choices=("float16", "bfloat16"), help="of most layers")
     arguments.add_argument("--out", type=Path, default="experiments/imagenet")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--continue", dest="resume", action="store_true", help="after the last checkpoint")

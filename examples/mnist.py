@@ -37,13 +37,14 @@ def main():
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="with MNIST's files (default: made here)")
     parser.add_argument("--out", type=Path, default=Path("experiments/mnist"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=("float16", "bfloat16"), help="of most layers")
     args = parser.parse_args()
 
     data = Mnist(args.data or write_digits(args.out / "digits"), subtract_mean=False)
     epochs = EPOCHS_MNIST if args.data else EPOCHS
     print(f"{len(data.train)} digits to learn from, {len(data.val)} held out")
 
-    history = train(data.map(bent), epochs, args.out / "net", args.seed)
+    history = train(data.map(bent), epochs, args.out / "net", args.seed, args.precision)
     accuracy = 1 - history[-1]["val"]["top1err"]
     print(f"{accuracy:.2%} of the held-out digits are read right (at least {REACH:.1%} wanted)")
     print(f"The network is {args.out / 'net' / f'net-epoch-{epochs}.h5'}, beside it the curves")
@@ -85,7 +86,7 @@ def bent(batch, rng):
     return batch | {"input": seen}
 
 
-def train(data, epochs, folder, seed):
+def train(data, epochs, folder, seed, precision=None):
     """Train LeNet, at a rate that falls to a hundredth; returns the statistics of all epochs."""
     net = zoo.lenet(batch_norm=True)
     zoo.init_params(net, seed)
@@ -97,6 +98,7 @@ def train(data, epochs, folder, seed):
         batch_size=100,
         num_epochs=epochs,
         random_seed=seed,
+        precision=precision,
         exp_dir=folder,
         keep_last=1,
     )

@@ -1,13 +1,18 @@
 """Mixed precision and nets of 16 bits: what computes in which type, and what training makes of it."""
 
+import importlib
+import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from test_examples import run
 
 import dagnn
+from dagnn.cli import main
 from dagnn.errors import DTypeError, MissingPackageError, OptionError, TrainingError
 from dagnn.train import SGD, Trainer
 from dagnn.train.scaling import EVERY, START, LossScale
@@ -288,6 +293,47 @@ def test_a_file_with_bfloat16_says_what_it_needs(tmp_path, monkeypatch):
         dagnn.load(tmp_path / "net.h5")
 
 
+PIXELS = (2, 4, 5, 5)
+LAYERS = [
+    (dagnn.ConvTranspose(size=(4, 3, 2, 2), upsample=2), [PIXELS]),
+    (dagnn.DropOut(0.5), [PIXELS]),
+    (dagnn.LossSmoothL1(), [PIXELS, PIXELS]),
+    (dagnn.LRN(), [PIXELS]),
+    (dagnn.NormOffset(), [PIXELS]),
+    (dagnn.NormalizeLp(scale=3.0), [PIXELS]),
+    (dagnn.PDist(), [PIXELS, (2, 4, 1, 1)]),
+    (dagnn.Pooling(method="avg", pool_size=2), [PIXELS]),
+    (dagnn.Pooling(pool_size=3, stride=2), [PIXELS]),
+    (dagnn.ReLU(leak=0.1), [PIXELS]),
+    (dagnn.Scale(size=(1, 4, 1, 1)), [PIXELS]),
+    (dagnn.Sigmoid(), [PIXELS]),
+    (dagnn.SpatialNorm(), [PIXELS]),
+    (dagnn.Tanh(), [PIXELS]),
+    (dagnn.AffineGridGenerator(3, 3), [(2, 6, 1, 1)]),
+    (dagnn.BilinearSampler(), [PIXELS, (2, 2, 3, 3)]),
+]
+
+
+@pytest.mark.parametrize(("layer", "shapes"), LAYERS, ids=lambda x: type(x).__name__)
+def test_layers_in_16_bits(layer, shapes, precision):
+    results = []
+    inputs = [np.random.default_rng(k).uniform(0.1, 0.9, shape) for k, shape in enumerate(shapes)]
+    for dtype in (precision, "float32"):
+        net = dagnn.DagNN()
+        net.add_layer("layer", layer, [f"x{k}" for k in range(len(shapes))], "y")
+        net.init_params(0, dtype)
+        data = {f"x{k}": x.astype(precision).astype(dtype) for k, x in enumerate(inputs)}
+        y = net.eval(data, outputs="y")["y"]
+        seed = np.random.default_rng(9).standard_normal(y.shape).astype(precision).astype(dtype)
+        net.evaluation = 0
+        net.eval(data, {"y": seed}, ders=list(data))
+        ders = [net.vars[name].der for name in data] + [param.der for param in net.params.values()]
+        assert {str(array.dtype) for array in (y, *ders)} == {dtype}
+        results.append([y, *ders])
+    for half, single in zip(*results, strict=True):
+        assert apart(half, single) < 4 * EPSILON[precision]
+
+
 def test_init_params_in_16_bits(precision):
     net = network()
     before = net.params["fc_filters"].value
@@ -427,3 +473,110 @@ def test_evaluation_has_the_trainers_precision(precision):
     )
     trainer.evaluate(batch())
     assert seen == [precision] and net.precision is None
+
+
+def test_the_command_takes_a_precision(tmp_path, capsys, precision):
+    file = tmp_path / "net.toml"
+    file.write_text(
+        'network = { python = "parts.py:network" }\n'
+        'data = { python = "parts.py:data" }\n'
+        'training = { num_epochs = 1, batch_size = 8, exp_dir = "out", plots = [], precision = "float32" }\n'
+    )
+    (tmp_path / "parts.py").write_text(PARTS)
+    assert main(["train", str(file), "--precision", precision]) == 0
+    assert set(re.findall("computes in (.*)", capsys.readouterr().out)) == {precision}
+
+
+PARTS = """
+import dagnn
+from dagnn.data import Arrays
+from test_precision import batch
+from test_precision import network as build
+
+class Seen(dagnn.Layer):
+    in_half = True
+
+    def forward(self, ctx, inputs, params):
+        print("computes in", inputs[0].dtype)
+        return list(inputs)
+
+    def backward(self, ctx, params, der_outputs):
+        return list(der_outputs), []
+
+def network():
+    net = build()
+    net.insert("seen", Seen(), "n")
+    return net
+
+def data():
+    return Arrays(batch(), [1] * 8 + [2] * 8)
+"""
+
+
+@pytest.mark.slow
+def test_cifar_learns_as_in_float32(tmp_path, monkeypatch, precision):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    cifar = importlib.import_module("cifar")
+    cifar.draw(tmp_path, 0, train=250, test=50)
+    losses = {}
+    for name in ("float32", precision):
+        data = cifar.Cifar10(tmp_path, contrast_normalization=True, whiten_data=True)
+        trainer = cifar.train(data, 3, tmp_path / name, seed=0, precision=name)
+        losses[name] = [epoch["train"]["objective"] for epoch in trainer.history]
+    assert losses[precision][-1] < 0.97 * losses[precision][0]
+    np.testing.assert_allclose(losses[precision], losses["float32"], rtol=0.03)
+
+
+@pytest.mark.slow
+def test_digits_reach_their_accuracy(tmp_path, precision):
+    assert run("digits", "--out", tmp_path, "--precision", precision).returncode == 0
+
+
+# ---- on CUDA
+
+
+def on(backend, precision, **options):
+    net = network()
+    net.move(backend)
+    net.precision = precision
+    for name, value in options.items():
+        setattr(net, name, value)
+    return net
+
+
+def test_cuda_computes_the_same(emulated, precision):
+    ours, reference = on(emulated, precision), on("numpy", precision)
+    for net in (ours, reference):
+        net.eval(batch(), {"objective": 1.0, "log": 0.5}, keep=("r1", "n", "scores"))
+    assert types(ours) == types(reference)
+    for name in ("r1", "n", "scores", "objective"):
+        values = (net.backend.to_numpy(net.vars[name].value) for net in (ours, reference))
+        assert apart(*values) < 8 * EPSILON[precision], name
+    for name, param in reference.params.items():
+        if name != "conv2_biases":
+            der = emulated.to_numpy(ours.params[name].der)
+            assert der.dtype == "float32" and apart(der, param.der) < 2 * EPSILON[precision] ** 0.5, name
+
+
+def test_cuda_trains(emulated, precision):
+    losses = []
+    for backend in (emulated, "numpy"):
+        options = {"learning_rate": 0.02, "batch_size": 8, "num_epochs": 2, "progress": False}
+        history = Trainer(on(backend, None), precision=precision, **options).fit(batch())
+        losses.append([epoch["train"]["objective"] for epoch in history])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
+
+
+def test_graphs_cast_parameters_anew(emulated, precision):
+    ders = []
+    for capture in (False, True):
+        net, solver = on(emulated, precision, capture=capture), SGD(learning_rate=0.05)
+        for _ in range(4):
+            net.eval(batch(), {"objective": 1.0})
+            solver.step(net)
+        net.mode = "test"
+        for _ in range(3):
+            scores = net.eval(batch(), outputs="scores")["scores"]
+        ders.append([scores, *(param.der for param in net.params.values())])
+    for a, b in zip(*ders, strict=True):
+        np.testing.assert_array_equal(*(emulated.to_numpy(c).astype("float32") for c in (a, b)))

@@ -54,7 +54,7 @@ class NormalizeLp(OneToOne):
         return [self._scaled(dzdx)], []
 
     def _scaled(self, array):
-        return array if self.scale == 1 else self.scale * array
+        return array if self.scale == 1 else (self.scale * array).astype(array.dtype, copy=False)
 
     def receptive_fields(self, n_inputs):
         return [None if self.spatial else ReceptiveField()]

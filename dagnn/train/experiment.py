@@ -74,8 +74,10 @@ class Experiment:
     trainer: Trainer
 
     @classmethod
-    def load(cls, path: str | PathLike[str], *, continue_: bool = False) -> Experiment:
-        """The experiment that a file describes.
+    def load(
+        cls, path: str | PathLike[str], *, continue_: bool = False, precision: str | None = None
+    ) -> Experiment:
+        """The experiment that a file describes; `precision` is the trainer's in place of what it says.
 
         Raises
         ------
@@ -89,6 +91,7 @@ class Experiment:
         data = _data(sections["data"], folder)
         solver = _solver(sections.get("solver", {}))
         options = _placed(sections.get("training", {}), folder)
+        options |= {"precision": precision} if precision else {}
         trainer = _call("[training]", Trainer, {"continue_": continue_, **options}, net, solver)
         return cls(net, data, trainer)
 
