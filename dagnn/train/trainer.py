@@ -53,7 +53,8 @@ class Trainer:
         large as may be, for which steps whose derivatives overflow are skipped.
     capture : replay evaluations as CUDA graphs on a backend that has such, with the same results; see
         `DagNN.capture`, which it sets meanwhile.
-    prefetch : sub-batches prepared in the background; 0: none. The result doesn't depend on it.
+    prefetch : sub-batches prepared in the background, and brought to the GPU; 0: none. The result doesn't
+        depend on it.
     exp_dir : folder for checkpoints `net-epoch-N.h5`, `stats.json`, `stats.csv` and `curves.png`; default:
         nothing is written.
     continue_ : resume after the last checkpoint in `exp_dir`, as if there had been no interruption: with
