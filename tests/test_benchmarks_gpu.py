@@ -215,11 +215,30 @@ def test_a_whole_check(backends, tmp_path, monkeypatch):
     assert "1 passed" in (tmp_path / "pytest.txt").read_text()
 
 
-def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+def test_without_a_gpu_it_says_so(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(dagnn.backends, "get", lambda *_, **__: _no_device())
-    assert command.main(["--check"]) == command.NO_GPU
-    assert capsys.readouterr().out.startswith("There is no GPU to measure: ")
+    assert command.main(["--check", "--out", str(tmp_path / "out")]) == command.NO_GPU == command.main([])
+    assert capsys.readouterr().out == 2 * "There is no GPU, nothing was run: no device\n"
+    assert "nothing was run: no device" in (tmp_path / "out" / "summary.txt").read_text()
+
+
+@needs_torch
+def test_the_command_measures_what_there_is_time_for(backends, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(nets.CASES, "small", CASE)
+    monkeypatch.setattr(command, "backend_of", lambda precision, *_, **__: backends(precision))
+    monkeypatch.setattr(rows.measure, "__defaults__", ("cpu", False))
+    options = ["--nets", "small", "--phase", "infer", "--precision", "float32", "--batches", "1,2"]
+    file = tmp_path / "figures.json"
+    assert command.main([*options, "--seconds", "0", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert [row["batch"] for row in found["rows"]] == [1, 2]
+    assert found["machine"]["device"] == "an emulated device"
+    assert "infer in float32 against pytorch: geometric mean" in capsys.readouterr().out
+    assert command.main([*options, "--minutes", "1e-9"]) == 1
+    assert capsys.readouterr().out.count("not measured, time is up") == 2
+    assert command.main(["--layouts", *options, "--batches", "1", "--seconds", "0"]) == 0
+    assert "better: " in capsys.readouterr().out
 
 
 def _no_device():

@@ -13,7 +13,9 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from itertools import product
+from math import inf
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from dagnn.backends.base import Backend
@@ -26,6 +28,7 @@ from .works import PRECISIONS, Backends, Setting, backend_of
 
 NETS = ("alexnet", "vgg-f", "vgg-vd-16", "googlenet", "resnet-50")
 NO_GPU = 2
+MINUTES = 25  # for --check
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--out", type=Path, default=Path("gpu-check"), help="folder for --check (default: %(default)s)"
     )
-    top.add_argument("--minutes", type=float, default=25, help="for --check (default: %(default)s)")
+    top.add_argument("--minutes", type=float, help="time to take (default: 25 for --check, else no limit)")
+    top.add_argument("--no-compile", action="store_true", help="not against torch.compile, which takes long")
     return top
 
 
@@ -67,7 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         backend_of("float32", options.device)
     except BackendError as error:
-        print(f"There is no GPU to measure: {error}", flush=True)
+        message = f"There is no GPU, nothing was run: {error}"
+        print(message, flush=True)
+        if options.check:
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / "summary.txt").write_text(message + "\n")
         return NO_GPU
 
     fastest = {} if options.check else {"autotune": True, "deterministic": False}  # as PyTorch is here
@@ -108,10 +116,16 @@ def _networks(
 
     found: list[dict[str, Any]] = []
     failed = 0
+    end = perf_counter() + 60 * (options.minutes or inf)
     print(HEADER)
     for setting, name, batch in product(settings, names, batches):
+        if perf_counter() > end:
+            print(f"{name}, {setting}, batch {batch}: not measured, time is up", flush=True)
+            failed += 1
+            continue
         try:
-            rows = measure(name, CASES[name].at(batch=batch), setting, backends, options.seconds)
+            case = CASES[name].at(batch=batch)
+            rows = measure(name, case, setting, backends, options.seconds, compiled=not options.no_compile)
         except Exception as error:  # the other networks are worth having
             failed += 1
             print(f"{name}, {setting}, batch {batch}: {type(error).__name__}: {error}", flush=True)
@@ -160,7 +174,9 @@ def _check(
     cases = {name: CASES[name].at(batch=2) for name in names}
     folder = options.out.resolve()
     report = check.Report(folder)
-    return check.run(report, check.parts(folder, backends, cases, settings), 60 * options.minutes)
+    return check.run(
+        report, check.parts(folder, backends, cases, settings), 60 * (options.minutes or MINUTES)
+    )
 
 
 def _write(path: Path | None, device: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:

@@ -23,9 +23,15 @@ HEADER = (
 
 
 def measure(
-    name: str, case: Case, setting: Setting, backends: Backends, seconds: float, device: str = "cuda"
+    name: str,
+    case: Case,
+    setting: Setting,
+    backends: Backends,
+    seconds: float,
+    device: str = "cuda",
+    compiled: bool = True,
 ) -> list[dict[str, Any]]:
-    """The rows of a network in one setting: against PyTorch eager, and against torch.compile where it is."""
+    """The rows of a network in one setting: against PyTorch eager, and torch.compile where Triton is."""
     backend = backends(setting.precision)
     errors = agreement.check(case, setting, backends, device)
     cupy = backend.xp
@@ -33,6 +39,8 @@ def measure(
     peaks: dict[str, float] = {}
     with pytorchs_precision(setting.precision):
         for who, make in _programs(case, setting, backend, device).items():
+            if who == "compiled" and not compiled:
+                continue
             _empty_pytorch(device)
             works[who], peaks[who] = with_memory(cupy, make)
         times = turns(works, seconds, Clock(cupy))
