@@ -118,6 +118,16 @@ def test_a_simplenn_moves(emulated):
     assert isinstance(net.layers[0]["weights"][0], np.ndarray)
 
 
+def test_a_simplenn_runs_on_its_device(emulated, cupy, monkeypatch):
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("this machine has one device")
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    w = np.ones((1, 1, 2, 2), np.float32)
+    net = dagnn.SimpleNN([{"type": "conv", "weights": [w, None]}, {"type": "relu"}], backend="cupy", device=1)
+    y = net.eval(np.ones((1, 1, 2, 2), np.float32), 1)[-1].x
+    assert y.device.id == 1 and float(y) == 4
+
+
 def test_arrays_of_another_device_are_moved(emulated, cupy):
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("this machine has one device")

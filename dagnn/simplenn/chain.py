@@ -15,7 +15,7 @@ from zlib import crc32
 
 from .. import backends
 from ..backends.base import Array, Backend
-from ..errors import DagnnError, DTypeError, OptionError, ReleasedError, ShapeError
+from ..errors import DagnnError, DTypeError, OptionError, ReleasedError, ShapeError, shortage_explained
 from ..geometry import Shape
 from ..layers import DropOut
 from ..layers.layer import Context, Layer
@@ -147,33 +147,34 @@ class SimpleNN:
         mode = MODES[mode]
         lowest = int(max(n - backprop_depth, 0)) if doder else n  # no layer below it backpropagates
         steps = {}
-        if not skip_forward:
-            self.evaluation += 1
-            res[0].x = self.backend.asarray(x)
-            for i in range(n):
-                start = perf_counter()
-                if i >= lowest:
-                    steps[i] = self._forward(i, res, mode, True)
-                else:
-                    self._forward(i, res, mode, False)
-                    if conserve_memory and not (i and _stays(self.layers[i - 1])):
-                        res[i].x = None
-                res[i].time = self._since(start, sync)
-        if not doder:
+        with self.backend.evaluation(), shortage_explained(self.backend.memory_use):
+            if not skip_forward:
+                self.evaluation += 1
+                res[0].x = self.backend.asarray(x)
+                for i in range(n):
+                    start = perf_counter()
+                    if i >= lowest:
+                        steps[i] = self._forward(i, res, mode, True)
+                    else:
+                        self._forward(i, res, mode, False)
+                        if conserve_memory and not (i and _stays(self.layers[i - 1])):
+                            res[i].x = None
+                    res[i].time = self._since(start, sync)
+            if not doder:
+                return res
+            res[n].dzdx = self._seed(dzdy, res[n].x)
+            for i in reversed(range(lowest, n)):
+                start, link = perf_counter(), self.layers[i]
+                step = self._again(i, res, mode) if skip_forward else steps.pop(i)
+                self._backward(i, res, step, accumulate)
+                if parameter_server is not None and not hold_on and link["type"] in WITH_DERS:
+                    _push(parameter_server, i, res[i])
+                if conserve_memory and not link["precious"] and i != n - 1:
+                    res[i + 1].dzdx = res[i + 1].x = None
+                res[i].backward_time = self._since(start, sync)
+            if conserve_memory and 0 < lowest < n and not self.layers[lowest]["precious"]:
+                res[lowest].dzdx = res[lowest].x = None
             return res
-        res[n].dzdx = self._seed(dzdy, res[n].x)
-        for i in reversed(range(lowest, n)):
-            start, link = perf_counter(), self.layers[i]
-            step = self._again(i, res, mode) if skip_forward else steps.pop(i)
-            self._backward(i, res, step, accumulate)
-            if parameter_server is not None and not hold_on and link["type"] in WITH_DERS:
-                _push(parameter_server, i, res[i])
-            if conserve_memory and not link["precious"] and i != n - 1:
-                res[i + 1].dzdx = res[i + 1].x = None
-            res[i].backward_time = self._since(start, sync)
-        if conserve_memory and 0 < lowest < n and not self.layers[lowest]["precious"]:
-            res[lowest].dzdx = res[lowest].x = None
-        return res
 
     def _forward(self, i: int, res: list[Result], mode: str, back: bool) -> _Step | None:
         link, before, after = self.layers[i], res[i], res[i + 1]
