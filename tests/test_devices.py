@@ -123,9 +123,10 @@ def test_a_simplenn_runs_on_its_device(emulated, cupy, monkeypatch):
         pytest.skip("this machine has one device")
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     w = np.ones((1, 1, 2, 2), np.float32)
-    net = dagnn.SimpleNN([{"type": "conv", "weights": [w, None]}, {"type": "relu"}], backend="cupy", device=1)
+    net = dagnn.SimpleNN([{"type": "conv", "weights": [w, None]}, {"type": "relu"}])
+    net.move(CuPyBackend(device=1))
     y = net.eval(np.ones((1, 1, 2, 2), np.float32), 1)[-1].x
-    assert y.device.id == 1 and float(y) == 4
+    assert y.device.id == 1 and y.item() == 4
 
 
 def test_arrays_of_another_device_are_moved(emulated, cupy):
