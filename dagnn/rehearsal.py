@@ -159,6 +159,8 @@ class Rehearsal:
             if (segment := plan.segments.get(step.name)) is not None:
                 self.again(segment, values, saved)
             self.back(step, saved.pop(step.name))
+        if plan.copies is not None:  # derivatives of parameters once more, in single precision
+            self.mark(2 * sum(block.nbytes for name, block in self.ders.items() if name.endswith(" ")))
 
     def held(self, block: Block) -> Block:
         self.live += 0 if block.holders else block.nbytes

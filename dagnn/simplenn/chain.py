@@ -15,6 +15,7 @@ from zlib import crc32
 
 from .. import backends
 from ..backends.base import Array, Backend
+from ..dtypes import is_floating
 from ..errors import DagnnError, DTypeError, OptionError, ReleasedError, ShapeError, shortage_explained
 from ..geometry import Shape
 from ..layers import DropOut
@@ -237,7 +238,7 @@ class SimpleNN:
         if y is None:
             raise ReleasedError(f"skip_forward needs res[{len(self.layers)}].x, the output of a forward pass")
         der = self.backend.asarray(dzdy)
-        if hasattr(dzdy, "dtype") and der.dtype.kind == "f" and der.dtype != y.dtype and der.ndim:
+        if hasattr(dzdy, "dtype") and is_floating(der.dtype) and der.dtype != y.dtype and der.ndim:
             raise DTypeError(f"dzdy is {der.dtype}, the output {y.dtype}")
         if der.size == 1 and y.size == 1:
             der = der.reshape(y.shape)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backends.numpy.finite import all_finite
-from ..dtypes import is_floating
+from ..dtypes import is_floating, is_half
 from ..errors import shorten
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def _bad(array: Array | None) -> str:
     """How many elements aren't finite; "" if none."""
     if array is None or is_finite(array):
         return ""
+    array = array.astype("float32") if is_half(array.dtype) else array
     finite = np.isfinite(array)
     kinds = shorten(sorted({str(x) for x in array[~finite].tolist()}))
     return f"{int((~finite).sum())} of {array.size} elements {kinds}"

@@ -26,7 +26,7 @@ class Many(Backend):
     _capturing: Callable[[], bool]
 
     def cast(self, arrays, dtype, scale=1.0):
-        if self._capturing():
+        if self._capturing() or len(arrays) == 1:
             return super().cast(arrays, dtype, scale)
         with self.evaluation():
             changing = [k for k, a in enumerate(arrays) if a.dtype != dtype or scale != 1]
