@@ -128,9 +128,9 @@ class Captures:
         trusted = request.der_outputs if net._borrows else frozenset()
         check_labels(plan, seen.forms, inputs, net.backend, trusted)
         seeds = {name: seen.seed(net, name, der) for name, der in (der_outputs or {}).items()}
+        self._seen.move_to_end(key)
         if (graph := self._graph(seen, request, values, seeds)) is None:
             return None
-        self._seen.move_to_end(key)
         changed = {name: seed for name, seed in seeds.items() if seed is not graph.numbers.get(name)}
         graph.numbers = {name: seed for (name, _), seed in seen.numbers.items()}
         return graph.launch(values, changed, net.state, net.evaluation, lend=net._borrows)
@@ -183,8 +183,7 @@ class Captures:
                 seen.graph = Graph(self._net, self._recorder, seen, values, seeds, copied)
             except Exception as error:  # of whatever kind; what isn't about recording comes again without
                 self._refuse(request, str(error) if isinstance(error, Uncapturable) else _reason(error))
-            with_graph = [one for one in self._seen.values() if one.graph is not None and one is not seen]
-            for one in with_graph[: 1 - MOST_GRAPHS or None]:
+            for one in [one for one in self._seen.values() if one.graph is not None][:-MOST_GRAPHS]:
                 one.graph = None
         return seen.graph
 
@@ -222,7 +221,7 @@ class Graph:
         self.numbers: Arrays = {}  # seeds that it has already, as nobody else has these arrays
         self.evaluation = recorder.live(net.evaluation)
         self.copies = {p: p._value.copy(order="K") for p in self.plan.params if p in copied}
-        self.versions = {param: param.version for param in self.copies}
+        self.versions = {param: param.version for param in self.plan.params}
         self._place = recorder.place  # to hold parameters would keep solvers from moving them in place
         self.params = {p: recorder.place(p._value) for p in self.plan.params if p not in copied}
         self.made = [] if seeds else [recorder.place(array) for array in _made(self.plan)]
@@ -266,8 +265,13 @@ class Graph:
 
     def fits(self, replaced: Counter[Param]) -> bool:
         """Whether the arrays are still those that it reads; counts parameters of which they aren't."""
-        others = [param for param, place in self.params.items() if self._place(param._value) != place]
+        others = [
+            param
+            for param, place in self.params.items()
+            if param.version != self.versions[param] and self._place(param._value) != place
+        ]
         replaced.update(others)
+        self.versions.update((param, param.version) for param in self.params)
         made = [] if self._backward else [self._place(array) for array in _made(self.plan)]
         return not others and made == self.made
 

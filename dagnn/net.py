@@ -135,7 +135,7 @@ class DagNN(Settings):
                 if left := captures.replay(plan, request, inputs, values, der_outputs, budget):
                     self._keep_values(plan, left.values)
                     if der_outputs:
-                        self._keep_ders(plan, {}, left.ders, left.ders_of_params)
+                        self._keep_ders(plan, left.ders, left.ders_of_params)
                     return {name: left.values[name] for name in plan.outputs}
             plan = plan if budget is None else self._within(budget, plan, values)
             plan = plan if self.watch is None else self.watch(plan)
@@ -148,7 +148,7 @@ class DagNN(Settings):
                 self._forget_ders()
                 seeds = {name: self._seed(name, der, forms) for name, der in der_outputs.items()}
                 useful = {name: seeds[name] for name in seeds if name in plan.seeds}
-                self._keep_ders(plan, seeds, *plan.backward(useful, contexts, forms, before))
+                self._keep_ders(plan, *_apart(plan, seeds, *plan.backward(useful, contexts, forms, before)))
             if captures is not None and budget is None:
                 captures.saw(plan, request, forms)
         return {name: values[name] for name in plan.outputs}
@@ -295,18 +295,14 @@ class DagNN(Settings):
         for name in plan.kept_values:
             self._vars[name]._value = values[name]
 
-    def _keep_ders(
-        self, plan: Plan, seeds: Arrays, ders: Mapping[str, Any], ders_of_params: Mapping[str, Any]
-    ) -> None:
+    def _keep_ders(self, plan: Plan, ders: Mapping[str, Any], ders_of_params: Mapping[str, Any]) -> None:
         for kind, name in plan.backward_graph:
             if kind == "der_var":
                 self._vars[name]._der = RELEASED
-        # A layer may hand on one array, or a seed, as several derivatives: each of ours is its own.
-        owners = {id(owner(seed)) for seed in seeds.values()}
         for name in plan.kept_ders:
-            self._vars[name]._der = _apart(ders.get(name), owners)
+            self._vars[name]._der = ders.get(name)
         for name, param in self._params.items():
-            der = _apart(ders_of_params.get(name), owners)
+            der = ders_of_params.get(name)
             if not self.accumulate_param_ders or param.der is None:
                 param.der = der
             elif der is not None:
@@ -468,11 +464,19 @@ class DagNN(Settings):
         return describe(self)
 
 
-def _apart(der: Any, owners: set[int]) -> Any:
-    """`der`, copied if an array that is kept already has its memory."""
-    if der is None:
-        return None
-    if id(owner(der)) in owners:
-        return der.copy()
-    owners.add(id(owner(der)))
-    return der
+def _apart(plan: Plan, seeds: Arrays, *found: Mapping[str, Any]) -> list[Arrays]:
+    """Derivatives of variables that are kept, and of parameters, each in memory of its own.
+
+    A layer may hand on one array, or a seed, as several derivatives.
+    """
+    owners = {id(owner(seed)) for seed in seeds.values()}
+
+    def alone(der: Any) -> Any:
+        if id(owner(der)) in owners:
+            return der.copy()
+        owners.add(id(owner(der)))
+        return der
+
+    ders, of_params = found
+    kept = {name: ders[name] for name in plan.kept_ders if ders.get(name) is not None}
+    return [{name: alone(der) for name, der in some.items()} for some in (kept, of_params)]
