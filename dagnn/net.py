@@ -59,6 +59,7 @@ class DagNN(Settings):
     ----------
     backend : what it runs on.
     conserve_memory : let go of every array nobody needs any more (default True).
+    precision : "float16" or "bfloat16", for most layers to compute in (default None: all in one type).
     accumulate_param_ders : add parameter derivatives to those already there (default False).
     parameter_server : an object whose `push(name, der)` takes the parameter derivatives instead of `der`.
     hold_on : don't push yet; with `accumulate_param_ders`, sub-batches add up first (default False).
