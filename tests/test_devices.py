@@ -40,6 +40,14 @@ def cupy(emulated):
     emulated.xp.get_default_memory_pool().set_limit(size=0)
 
 
+def limit(backend, more):
+    """Let the pool have so many bytes more than are in use, with nothing idle to take instead."""
+    gc.collect()
+    backend.release_idle()
+    pool = backend.xp.get_default_memory_pool()
+    pool.set_limit(size=pool.used_bytes() + more)
+
+
 # Moving.
 
 
@@ -182,8 +190,7 @@ def test_a_limit_is_told(emulated, cupy):
 def test_want_of_memory_says_where_and_what_helps(emulated, cupy):
     net, inputs = small_net(), batch(n=1000)
     net.move(emulated)
-    limit = emulated.memory_use().used + 300_000
-    cupy.get_default_memory_pool().set_limit(size=limit)
+    limit(emulated, 300_000)
     with pytest.raises(OutOfMemoryError) as caught:
         net.eval(inputs, {"objective": 1})
     assert isinstance(caught.value, MemoryError)
@@ -201,14 +208,14 @@ def test_want_of_memory_says_where_and_what_helps(emulated, cupy):
 def test_want_of_memory_for_an_input(emulated, cupy):
     net = small_net()
     net.move(emulated)
-    cupy.get_default_memory_pool().set_limit(size=emulated.memory_use().used + 1000)
+    limit(emulated, 1000)
     with pytest.raises(OutOfMemoryError, match="Not enough memory: Out of memory allocating"):
         net.eval(batch(n=1000))
 
 
 def test_a_move_for_which_there_is_no_memory_changes_nothing(emulated, cupy):
     net = small_net()
-    cupy.get_default_memory_pool().set_limit(size=emulated.memory_use().used + 600)
+    limit(emulated, 600)
     with pytest.raises(OutOfMemoryError):
         net.move(emulated)
     assert net.backend is get("numpy") and isinstance(net.params["fc_filters"].value, np.ndarray)
@@ -231,7 +238,7 @@ def test_training_says_in_which_batch_memory_was_short(emulated, cupy):
     net = small_net()
     net.move(emulated)
     trainer = Trainer(net, batch_size=1000, num_epochs=1, progress=False)
-    cupy.get_default_memory_pool().set_limit(size=emulated.memory_use().used + 300_000)
+    limit(emulated, 300_000)
     with pytest.raises(OutOfMemoryError, match="Epoch 1, training: batch 1: Not enough memory"):
         trainer.fit(batch(n=1000))
 
@@ -287,7 +294,10 @@ def test_page_locked_memory_is_used_again_after_its_copy(emulated, cupy, monkeyp
     sizes, alloc = [], cupy.cuda.alloc_pinned_memory
     monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", lambda size: sizes.append(size) or alloc(size))
     prefetch = Prefetcher(cupy, lambda: cupy.cuda.Device(0), cupy.cuda.get_current_stream())
-    ready = [prefetch({"x": np.full(n, n, np.float32)}) for n in (8, 8, 4, 16)]
+    ready = []
+    for n in (8, 8, 4, 16):
+        ready.append(prefetch({"x": np.full(n, n, np.float32)}))
+        cupy.cuda.Device().synchronize()
     assert sizes == [32, 64]
     assert [emulated.to_numpy(r()["x"]).tolist() for r in ready] == [[n] * n for n in (8, 8, 4, 16)]
     monkeypatch.setattr(cupy.cuda.Event, "done", False)
@@ -306,7 +316,7 @@ def test_only_arrays_of_numbers_come_ahead(emulated, cupy):
 
 
 def test_arrays_for_which_there_is_no_memory_stay(emulated, cupy):
-    cupy.get_default_memory_pool().set_limit(size=emulated.memory_use().used + 1000)
+    limit(emulated, 1000)
     inputs = batch(n=1000)
     assert emulated.prefetcher()(inputs)() is inputs
 
