@@ -33,7 +33,7 @@ ALONG: set[type] = {BatchNorm, Crop, ROIPooling} | {
     *(layers.Pooling, layers.ReLU, layers.Reshape, layers.Scale, layers.Sigmoid, layers.Slice),
     *(layers.SpatialNorm, layers.Split, layers.Sum, layers.Tanh),
 }
-"""Layers that compute in the type of their inputs, the wider one of several."""
+"""Layers that compute in 16 bits where one of their inputs has them: as kernels do that they are fused into."""
 DATA = {Loss: 1, PDist: 2, LossSmoothL1: 2, ROIPooling: 1, Crop: 1}
 """How many of the inputs are data; what follows may have any type."""
 
@@ -41,8 +41,8 @@ DATA = {Loss: 1, PDist: 2, LossSmoothL1: 2, ROIPooling: 1, Crop: 1}
 def as_precision(name: Any) -> str | None:
     """ "float16", "bfloat16", or None, which "float32" means too; OptionError for others.
 
-    >>> as_precision("bfloat16"), as_precision("float32"), as_precision(None)
-    ('bfloat16', None, None)
+    >>> as_precision("float16"), as_precision("float32"), as_precision(None)
+    ('float16', None, None)
     """
     if name in (None, FULL):
         return None
@@ -79,7 +79,7 @@ class _Rewrite:
 
     def _type(self, step: Step) -> str:
         kind = type(step.layer)
-        along = kind in ALONG and all(self.types.get(name) == self.half for name in _data(step))
+        along = kind in ALONG and any(self.types.get(name) == self.half for name in _data(step))
         return self.half if along or kind in HALF or kind.in_half else FULL
 
     def _in(self, name: str, dtype: str, carries: bool) -> str:

@@ -95,6 +95,18 @@ def test_variables_have_the_type_they_are_computed_in(precision):
     assert {str(p.der.dtype) for p in net.params.values()} == {"float32"}
 
 
+def test_what_is_fused_has_the_same_type(precision):
+    net = dagnn.DagNN()
+    net.add_layer("conv", dagnn.Conv(size=(3, 3, 3, 3), pad=1), "x", "c")
+    net.add_layer("sum", dagnn.Sum(), ["c", "x"], "s")
+    net.add_layer("sums", dagnn.Sum(), ["x", "x"], "t")
+    net.init_params(0)
+    net.precision = precision
+    for net.conserve_memory in (True, False):
+        out = net.eval({"x": batch(2)["x"]})
+        assert (out["s"].dtype, out["t"].dtype) == (precision, "float32")
+
+
 def test_results_are_those_of_float32_up_to_rounding(precision):
     single, half = of_each(precision)
     epsilon = EPSILON[precision]
