@@ -69,6 +69,7 @@ class Seen:
     states: Mapping[str, Mapping[str, Form]]
     options: list[tuple[Layer, dict[str, Any]]]
     graph: Graph | None = None
+    warm: bool = False
     replaced: Counter[Param] = field(default_factory=Counter)
     numbers: dict[tuple[str, float], Any] = field(default_factory=dict)  # seeds that were numbers
 
@@ -226,13 +227,17 @@ class Graph:
         self.params = {p: recorder.place(p._value) for p in self.plan.params if p not in copied}
         self.made = [] if seeds else [recorder.place(array) for array in _made(self.plan)]
         self._given: dict[tuple[str, str], Any] = {}  # what net.state got, or what was read there
-        self._changed: list[tuple[str, str]] = []  # what layers write in their states
+        self._changed: list[tuple[str, str]]  # what layers write in their states
         self._backward = bool(seeds)
         with _in_place_of(self.copies):
+            if not seen.warm:  # kernels for numbers that are arrays now: nothing is compiled while recording
+                self._run(net)
+                seen.warm = True
             self._launch = recorder.record(lambda: self._run(net))
 
     def _run(self, net: DagNN) -> None:
         plan, values, states = self.plan, dict(self.inputs), dict[str, State]()
+        self._changed = []
 
         def context(step: Step) -> Context:
             states[step.name] = dict(self.states.get(step.name, {}))

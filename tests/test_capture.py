@@ -15,6 +15,7 @@ from test_rewrites import SHAPE, networks, some
 
 import dagnn
 from dagnn import capture
+from dagnn.backends.cupy.graphs import Recorder
 from dagnn.train import SGD
 
 OBJECTIVE = {"objective": 1.0}
@@ -102,18 +103,18 @@ def pair(emulated):
 def count_launches(monkeypatch):
     """The number of launches, and of recordings."""
     count = {"launch": 0, "record": 0}
-    launch, run = capture.Graph.launch, capture.Graph._run
+    launch, record = capture.Graph.launch, Recorder.record
 
     def counted_launch(self, *args, **options):
         count["launch"] += 1
         return launch(self, *args, **options)
 
-    def counted_run(self, *args):
+    def counted_record(self, work):
         count["record"] += 1
-        return run(self, *args)
+        return record(self, work)
 
     monkeypatch.setattr(capture.Graph, "launch", counted_launch)
-    monkeypatch.setattr(capture.Graph, "_run", counted_run)
+    monkeypatch.setattr(Recorder, "record", counted_record)
     return count
 
 
