@@ -89,7 +89,9 @@ def test_minimal_filtering(data, algorithm, taps, dtype, staged_bank, small):
 def test_few_channels(data, dtype, kind):
     draw = data.draw
     n, c = draw(st.integers(1, 3)), draw(st.integers(2, 40))
-    groups, depth, k = (c, 1, c) if kind == "depthwise" else (1, c, draw(st.integers(1, 4)))
+    groups, depth, k = (
+        (c, 1, c * draw(st.integers(1, 5))) if kind == "depthwise" else (1, c, draw(st.integers(1, 4)))
+    )
     if kind == "many":
         k, depth, groups = 40, draw(st.integers(1, 3)), 1
     window = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
@@ -137,6 +139,8 @@ def test_large_banks(monkeypatch, bank, window, stride, pad):
         ((8, 64, 56, 56), (64, 64, 3, 3), {"pad": 1}, ("winograd4", "winograd4", "winograd4")),
         ((16, 96, 27, 27), (256, 48, 5, 5), {"pad": 2}, ("winograd2", "winograd2", "winograd2")),
         ((8, 32, 56, 56), (32, 1, 3, 3), {"pad": 1}, ("depthwise", "depthwise", "depthwise")),
+        ((8, 32, 56, 56), (64, 1, 3, 3), {"pad": 1}, ("depthwise", "depthwise", "depthwise")),
+        ((8, 32, 56, 56), (256, 1, 3, 3), {"pad": 1}, ("patches", "patches", "patches")),
         ((1, 64, 99, 99), (1, 64, 3, 3), {"pad": 1}, ("few", "patches", "turned")),
         ((4, 512, 7, 7), (99, 512, 7, 7), {}, ("dense", "dense", "dense")),
         ((8, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "pad": 3}, ("patches", "scatter", "patches")),

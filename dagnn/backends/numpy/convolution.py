@@ -3,7 +3,7 @@
     dense       filters as large as the image: one matrix product
     winograd4   3x3 (tiles of 4x4 outputs) or
     winograd2   5x5 and 3x3 (of 2x2) at stride 1 with enough channels: minimal filtering
-    depthwise   one channel and one filter in a group: a pass for each tap
+    depthwise   one channel and few filters in a group: a pass for each tap
     few         few filters: one product for all taps, then a pass for each
     patches     everything else: a matrix product with what each output pixel sees
 
@@ -93,7 +93,7 @@ def _choice(sizes: Sizes, channels: int, dtype: np.dtype) -> str:
     depth, k = channels // sizes.groups, sizes.output[1] // sizes.groups
     pixels = prod(sizes.output[2:])
     step_one = sizes.stride == (1, 1)
-    if sizes.groups > 1 and depth == k == 1:
+    if depth == 1 and (k == 1 < sizes.groups or (k <= taps.FEW and sizes.groups >= taps.MANY_GROUPS)):
         return "depthwise"
     if step_one and sizes.dilate == (1, 1) and sizes.window in ((3, 3), (5, 5)) and 0 not in sizes.output:
         five = sizes.window == (5, 5)

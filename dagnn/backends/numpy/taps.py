@@ -1,7 +1,8 @@
 """Convolutions with too few channels for patches to pay: a pass for each tap of the filters.
 
-Where a group has one channel and one filter (depthwise), a tap scales every channel by its own weight; where
-there are few filters, one product makes the contributions of all taps at every pixel of the input.
+Where a group has one channel and one filter (depthwise), a tap scales every channel by its own weight; with
+several filters, copies of the channel. Where there are few filters, one product makes the contributions of
+all taps at every pixel of the input.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from .tiles import Tile, channels_last, channels_second, tap_overlaps, tiles
 
 TILE_BYTES = 1 << 18
 FEW = 4
-"""Most filters for which their contributions are made tap by tap."""
+"""Most filters for which their contributions are made tap by tap: of a convolution, or of each channel."""
+MANY_GROUPS = 16
+"""With fewer, memory that a pass goes through lies in too small pieces for several filters of a channel."""
 
 
 def depthwise(x: Array, w: Array, sizes: Sizes, y: Array, epilogue: Epilogue) -> None:
-    """Write into channels-last `y` what filters (C, 1, h, w) make of the channels of channels-last `x`."""
-    weights = _weights(w)
+    """Write into channels-last `y` what filters (C m, 1, h, w), m each, make of the channels of `x`."""
+    weights, x = _weights(w), _copies(x, len(w))
 
     def work(tile: Tile) -> None:
         part, scratch = y[tile], empty(y[tile].shape, y.dtype)
@@ -40,7 +43,12 @@ def depthwise(x: Array, w: Array, sizes: Sizes, y: Array, epilogue: Epilogue) ->
 
 def depthwise_dzdx(dzdy: Array, w: Array, sizes: Sizes, dzdx: Array) -> None:
     """The derivative of `depthwise` for x, into channels-last `dzdx`."""
-    weights = _weights(w)
+    weights, times = _weights(w), len(w) // dzdx.shape[3]
+    if times > 1:
+        each_copy = empty((*dzdx.shape[:3], len(w)), dzdx.dtype)
+        depthwise_dzdx(dzdy, w, sizes, each_copy)
+        _add_copies(each_copy, dzdx)
+        return
 
     def work(image: int) -> None:
         part = dzdx[image : image + 1]
@@ -55,8 +63,8 @@ def depthwise_dzdx(dzdy: Array, w: Array, sizes: Sizes, dzdx: Array) -> None:
 
 
 def depthwise_dzdw(dzdy: Array, x: Array, sizes: Sizes) -> Array:
-    """The derivative of `depthwise` for its filters, (C, h, w, 1)."""
-    pieces = _tiles(dzdy)
+    """The derivative of `depthwise` for its filters, (C m, h, w, 1)."""
+    pieces, x = _tiles(dzdy), _copies(x, dzdy.shape[3])
 
     def work(tile: Tile) -> Array:
         ders, sums = dzdy[tile], np.zeros((prod(sizes.window), dzdy.shape[3]), dzdy.dtype)
@@ -100,6 +108,33 @@ def few_filters(x: Array, w: Array, sizes: Sizes, epilogue: Epilogue) -> Array:
     rows_of = max(1, TILE_BYTES * 4 // (pixel_bytes * x.shape[2]))
     each(work, list(tiles((n, *maps), rows_of * maps[1])))
     return channels_last(y)
+
+
+def _copies(x: Array, channels: int) -> Array:
+    """Channels-last maps with `channels`: each channel of `x` so often, one copy beside the other."""
+    times = channels // x.shape[3]
+    if times == 1:
+        return x
+    copies = empty((*x.shape, times), x.dtype)
+
+    def work(tile: Tile) -> None:
+        for number in range(times):  # inner loops over as few as `times` elements would be slow
+            copies[tile][..., number] = x[tile]
+
+    each(work, _tiles(x))
+    return copies.reshape(*x.shape[:3], channels)
+
+
+def _add_copies(copies: Array, x: Array) -> None:
+    """The reverse of `_copies`: into `x` their sums."""
+    copies = copies.reshape(*x.shape, -1)
+
+    def work(tile: Tile) -> None:
+        part = np.add(copies[tile][..., 0], copies[tile][..., 1], out=x[tile])
+        for number in range(2, copies.shape[4]):
+            part += copies[tile][..., number]
+
+    each(work, _tiles(x))
 
 
 def _weights(w: Array) -> Array:
