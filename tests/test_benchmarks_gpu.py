@@ -237,8 +237,10 @@ def test_the_command_measures_what_there_is_time_for(backends, monkeypatch, caps
     assert "infer in float32 against pytorch: geometric mean" in capsys.readouterr().out
     assert command.main([*options, "--minutes", "1e-9"]) == 1
     assert capsys.readouterr().out.count("not measured, time is up") == 2
-    assert command.main(["--layouts", *options, "--batches", "1", "--seconds", "0"]) == 0
+    options += ["--batches", "1", "--seconds", "0", "--json", str(file)]
+    assert command.main(["--layouts", *options]) == 0
     assert "better: " in capsys.readouterr().out
+    assert "| 1x3x8x8 \\* 4x3x3x3 pad 1 | float32 | dzdw |" in tables.markdown(json.loads(file.read_text()))
 
 
 def _no_device():
