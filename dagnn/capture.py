@@ -226,7 +226,6 @@ class Graph:
         self._place = recorder.place  # to hold parameters would keep solvers from moving them in place
         self.params = {p: recorder.place(p._value) for p in self.plan.params if p not in copied}
         self.made = [] if seeds else [recorder.place(array) for array in _made(self.plan)]
-        self._given: dict[tuple[str, str], Any] = {}  # what net.state got, or what was read there
         self._changed: list[tuple[str, str]]  # what layers write in their states
         self._backward = bool(seeds)
         with _in_place_of(self.copies):
@@ -306,19 +305,18 @@ class Graph:
         self._launch()
         for name, key in self._changed:
             own = self.states[name][key]
-            states[name][key] = self._given[name, key] = own if lend else own.copy()
+            states[name][key] = own if lend else own.copy()
         results = self.results if lend else self.results.copied()
         given = {name: values[name] for name in self.plan.kept_values if name in values}
         return Results(results.values | given, dict(results.ders), dict(results.ders_of_params))
 
     def _read(self, states: Mapping[str, State]) -> None:
-        """Copy what layers remember, where it isn't what this graph left."""
+        """Copy what layers remember, where it isn't lent by this graph."""
         for step in self.plan.steps:
             for key, array in self.states.get(step.name, {}).items():
                 value = (states[step.name] or step.layer.initial_state)[key]
-                if value is not self._given.get((step.name, key)):
+                if value is not array:
                     array[...] = value if isinstance(value, int | float) else self.backend.asarray(value)
-                    self._given[step.name, key] = value
 
 
 @contextmanager

@@ -190,8 +190,7 @@ def test_what_is_given_out_is_nobody_elses(pair):
         np.testing.assert_array_equal(net.backend.to_numpy(a), before)
     for a in arrays:
         a.fill(7)
-    for other in pair:
-        other.state["loss"]["average"] = 0.25
+    pair.nets[1].state["loss"]["average"].fill(7)
     pair.eval(batch(9), OBJECTIVE, ders=["x"])
 
 
@@ -214,7 +213,13 @@ def test_frozen_masks(emulated, launches):
         pair.eval(batch(k), OBJECTIVE)
     assert launches == {"launch": 3, "record": 1}
     for net in pair:
-        net.state["drop"]["mask"] = np.ones((6, 4, 4, 4), np.float32)
+        net.state["drop"]["mask"] = net.backend.asarray(np.ones((6, 4, 4, 4), np.float32))
+    pair.eval(batch(4), OBJECTIVE)
+    for net in pair:
+        net.state["drop"]["mask"][:, 1] = 0
+    pair.eval(batch(4), OBJECTIVE)
+    for net in pair:
+        net.state["drop"]["mask"] = np.ones((6, 4, 4, 4), bool)
     pair.eval(batch(4), OBJECTIVE)
     for net in pair:
         net.reset()
