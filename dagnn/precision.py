@@ -33,7 +33,7 @@ ALONG: set[type] = {BatchNorm, Crop, ROIPooling} | {
     *(layers.Pooling, layers.ReLU, layers.Reshape, layers.Scale, layers.Sigmoid, layers.Slice),
     *(layers.SpatialNorm, layers.Split, layers.Sum, layers.Tanh),
 }
-"""Layers that compute in 16 bits where one of their inputs has them, as do kernels that they are fused into."""
+"""Layers that compute in 16 bits where one of their inputs has them, as kernels do they are fused into."""
 DATA = {Loss: 1, PDist: 2, LossSmoothL1: 2, ROIPooling: 1, Crop: 1}
 """How many of the inputs are data; what follows may have any type."""
 

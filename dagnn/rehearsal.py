@@ -10,9 +10,12 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .backends.numpy.threads import num_threads
+from .dtypes import is_half
 from .layers import Concat, Conv, Sum
 from .layers.layer import Context
 from .plan import PIECE, Arrays, Form, Plan, Segment, Step, owner, run
@@ -110,6 +113,9 @@ def _arrays(saved: Any) -> Iterator[Any]:
 def _workspace(step: Step, arrays: Sequence[Any]) -> int:
     """What kernels take besides their results: of convolutions tiles and rearranged banks, else one array."""
     x, y, layer = arrays[0] if arrays else None, arrays[-1] if arrays else None, step.layer
+    if any(is_half(array.dtype) for array in arrays):  # NumPy's kernels compute in single precision
+        wide = [_Wide(array.shape, 2 * array.nbytes) for array in arrays if is_half(array.dtype)]
+        return _workspace(step, wide) + sum(array.nbytes for array in wide)
     if type(layer) in (Sum, Concat) or x is None or y is None:
         return 0
     if type(layer) is Conv:
@@ -120,6 +126,14 @@ def _workspace(step: Step, arrays: Sequence[Any]) -> int:
         most = TILES if bank > SMALL_BANK else TILE * num_threads()
         return min(most, 2 * seen * y.shape[0] * prod(y.shape[2:])) + 6 * bank
     return max(array.nbytes for array in arrays)
+
+
+class _Wide(NamedTuple):
+    """The size of an array of 16 bits in single precision."""
+
+    shape: tuple[int, ...]
+    nbytes: int
+    dtype: np.dtype = np.dtype(np.float32)
 
 
 def _cost(step: Step, arrays: Sequence[Any]) -> int:

@@ -38,7 +38,7 @@ ALLOWED = {
     "overwriting": {"layers", "plan"},
     "rewrites": {"errors", "layers", "variables", "plan"},
     "capture": {"backends", "errors", "layers", "numpy", "plan", "variables"},
-    "rehearsal": {"backends", "layers", "plan"},
+    "rehearsal": {"backends", "dtypes", "numpy", "layers", "plan"},
     "recompute": {"errors", "keeping", "layers", "nbytes", "overwriting", "plan", "rehearsal"},
     "structure": {"errors", "geometry", "graph", "layers", "variables"},
     "precision": {"dtypes", "errors", "layers", "plan", "rewrites", "variables"},
