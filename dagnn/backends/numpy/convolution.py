@@ -75,16 +75,12 @@ def algorithms(
     if _whole_map(sizes, x_shape):
         return dict.fromkeys(("forward", "dzdx", "dzdw"), "dense")
     forward = _choice(sizes, x_shape[1], kind)
-    back, dzdx, dzdw = _flipped(sizes, tuple(x_shape)), "scatter", forward
+    back, dzdx = _flipped(sizes, tuple(x_shape)), "scatter"
     if forward == "depthwise":
         dzdx = forward
     elif back is not None:
         dzdx = _choice(back, w_shape[0], kind)
-        if _turns(forward, sizes, x_shape):
-            dzdw = "turned"
-    if dzdw == "few":
-        dzdw = "patches"
-    return {"forward": forward, "dzdx": dzdx, "dzdw": dzdw}
+    return {"forward": forward, "dzdx": dzdx, "dzdw": _choice_dzdw(sizes, tuple(x_shape), kind)}
 
 
 @lru_cache(maxsize=4096)
@@ -247,7 +243,8 @@ def _evenly(maps: Array) -> bool:
 def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes, kept: Sequence[Array]) -> Array:
     """The derivative for filters, (K, h, w, C/groups), of channels-last maps, or of patches of x."""
     k, depth, *window = w_shape
-    kind = _choice(sizes, x.shape[3], x.dtype)
+    shape = (len(x), x.shape[3], *x.shape[1:3])
+    kind = _choice_dzdw(sizes, shape, x.dtype)
     if kind == "depthwise":
         return taps.depthwise_dzdw(dzdy, x, sizes)
     if kind.startswith("winograd"):
@@ -258,8 +255,7 @@ def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes, kept
         for filters, inputs, _ in _groups(k, x.shape[3], k, sizes):
             dzdw[filters] = winograd.conv_dzdw(scheme, dzdy[..., filters], x[..., inputs], sizes)
         return dzdw.reshape(k, *window, depth)
-    shape = (len(x), x.shape[3], *x.shape[1:3])
-    if _turns(kind, sizes, shape) and (back := _flipped(sizes, shape)) is not None:
+    if kind == "turned" and (back := _flipped(sizes, shape)) is not None:
         x, dzdy = np.ascontiguousarray(x), np.ascontiguousarray(dzdy)
         turned = patches.conv_dzdw(x, dzdy, back, k).reshape(depth, *window, k)
         return turned[:, ::-1, ::-1].transpose(3, 1, 2, 0)
@@ -268,15 +264,17 @@ def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes, kept
 
 def _gathers_twice(sizes: Sizes, x_shape: Sequence[int], dtype: np.dtype) -> bool:
     """Whether forward and the derivative for the filters gather the same patches."""
+    kinds = _choice(sizes, x_shape[1], dtype), _choice_dzdw(sizes, tuple(x_shape), dtype)
+    return kinds == ("patches", "patches") and (prod(sizes.window) > 1 or sizes.stride != (1, 1))
+
+
+def _choice_dzdw(sizes: Sizes, x_shape: tuple[int, ...], dtype: np.dtype) -> str:
+    """The algorithm of the derivative for the filters; "turned" gathers patches of dzdy rather than of x."""
     kind = _choice(sizes, x_shape[1], dtype)
-    gathered = prod(sizes.window) > 1 or sizes.stride != (1, 1)
-    return kind == "patches" and gathered and not _turns(kind, sizes, x_shape)
-
-
-def _turns(kind: str, sizes: Sizes, x_shape: Sequence[int]) -> bool:
-    """Whether the derivative for the filters gathers dzdy rather than x."""
+    if kind not in ("few", "patches"):
+        return kind
     fewer = sizes.groups == 1 and 2 * sizes.output[1] <= x_shape[1] and prod(sizes.window) > 1
-    return fewer and kind in ("few", "patches") and _flipped(sizes, tuple(x_shape)) is not None
+    return "turned" if fewer and _flipped(sizes, x_shape) is not None else "patches"
 
 
 def _scheme(kind: str, sizes: Sizes, dtype: np.dtype) -> winograd.Scheme:

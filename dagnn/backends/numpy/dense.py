@@ -6,8 +6,8 @@ import numpy as np
 
 from ..reference.checks import Array
 from .memory import empty
-from .threads import each, num_threads
-from .tiles import for_threads
+from .threads import each
+from .tiles import slices
 
 ROWS_BYTES = 4 << 20
 """Rows of a bank that are written at a time: they stay in cache while BLAS adds to them."""
@@ -22,27 +22,25 @@ def rows(x: Array, w: Array) -> tuple[Array, Array]:
 def conv(x: Array, bank: Array, y: Array) -> None:
     """y (N, K) of x (N, D) and `bank` (K, D): the bank on the left, for BLAS packs what is on the right."""
     turned = empty((len(bank), len(x)), x.dtype)
-    each(lambda part: np.matmul(bank[part], x.T, out=turned[part]), _even(len(bank)))
+    each(lambda part: np.matmul(bank[part], x.T, out=turned[part]), _columns(len(bank)))
     y[...] = turned.T
 
 
 def conv_dzdx(dzdy: Array, bank: Array) -> Array:
     """dzdx (N, D) of dzdy (N, K) and `bank` (K, D)."""
     dzdx = empty((len(dzdy), bank.shape[1]), dzdy.dtype)
-    each(lambda part: np.matmul(dzdy, bank[:, part], out=dzdx[:, part]), _even(bank.shape[1]))
+    each(lambda part: np.matmul(dzdy, bank[:, part], out=dzdx[:, part]), _columns(bank.shape[1]))
     return dzdx
 
 
 def conv_dzdw(dzdy: Array, x: Array) -> Array:
     """dzdw (K, D) of dzdy (N, K) and x (N, D)."""
     dzdw = empty((dzdy.shape[1], x.shape[1]), x.dtype)
-    step = for_threads(len(dzdw), max(8, ROWS_BYTES // max(1, x[:1].nbytes)))
-    parts = [slice(start, start + step) for start in range(0, len(dzdw), step)]
-    each(lambda part: np.matmul(dzdy[:, part].T, x, out=dzdw[part]), parts)
+    rows = slices(len(dzdw), most=max(8, ROWS_BYTES // max(1, x[:1].nbytes)))
+    each(lambda part: np.matmul(dzdy[:, part].T, x, out=dzdw[part]), rows)
     return dzdw
 
 
-def _even(n: int, least: int = 256) -> list[slice]:
+def _columns(n: int) -> list[slice]:
     """`n` rows or columns in a few slices for each thread."""
-    step = max(least, -(-n // (4 * num_threads())))
-    return [slice(start, min(n, start + step)) for start in range(0, n, step)]
+    return slices(n, least=256, times=4)

@@ -17,7 +17,7 @@ from ..reference.convolution import Sizes
 from .epilogue import Epilogue
 from .memory import empty
 from .threads import each, num_threads, share
-from .tiles import Tile, overlap, tap_overlaps, tiles
+from .tiles import Tile, overlap, slices, tap_overlaps, tiles
 
 PATCH_BYTES = 3 << 20
 """The most memory a thread's patches and their outputs take: BLAS turns the bank once for so many."""
@@ -76,13 +76,7 @@ def _by_filters(x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogu
         np.matmul(whole, bank[:, part], out=y[:, part])
         Epilogue(epilogue.b, add, epilogue.relu).of_group(part).finish(y[:, part], np.s_[:, :])
 
-    each(work, _parts(bank.shape[1]))
-
-
-def _parts(n: int, least: int = 16) -> list[slice]:
-    """`n` things in about two slices for each thread, of at least `least`."""
-    step = max(least, -(-n // (2 * num_threads())))
-    return [slice(start, min(n, start + step)) for start in range(0, n, step)]
+    each(work, slices(bank.shape[1], least=16, times=2))
 
 
 def conv_dzdx(dzdy: Array, bank: Array, sizes: Sizes, dzdx: Array) -> None:
@@ -172,7 +166,8 @@ def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
         np.matmul(dzdy[:, filters].T, seen, out=dzdw[filters, tap])
 
     taps = prod(sizes.window)
-    filters = _parts(dzdw.shape[0], least=64) if taps < 2 * num_threads() else [slice(0, dzdw.shape[0])]
+    k = dzdw.shape[0]
+    filters = slices(k, least=64, times=2) if taps < 2 * num_threads() else [slice(0, k)]
     each(work, [(tap, part) for tap in range(taps) for part in filters])
 
 

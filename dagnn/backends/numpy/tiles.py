@@ -47,15 +47,18 @@ def tiles(shape: Sequence[int], most: int, share: int = 1) -> Iterator[Tile]:
                 )
 
 
-def for_threads(n: int, most: int) -> int:
-    """The size of pieces of `n` things, at most `most`, of which every thread gets as many as the others.
+def slices(n: int, least: int = 1, most: int | None = None, times: int = 1) -> list[slice]:
+    """`n` things in slices: `times` for each thread, or more of them lest one has more than `most`.
 
-    >>> for_threads(392, 300) <= 196
-    True
+    None but the last has fewer than `least`.
+
+    >>> slices(40, least=16, most=16)
+    [slice(0, 16, None), slice(16, 32, None), slice(32, 40, None)]
     """
     threads = num_threads()
-    pieces = -(-n // max(1, most * threads)) * threads
-    return max(1, -(-n // max(1, pieces)))
+    rounds = times if most is None else max(times, -(-n // (most * threads)))
+    step = max(least, -(-n // (rounds * threads)))
+    return [slice(start, min(n, start + step)) for start in range(0, n, step)]
 
 
 def _even(length: int, most: int, share: int = 1, times: int = 1) -> int:

@@ -31,7 +31,7 @@ from .epilogue import Epilogue
 from .memory import empty
 from .patches import strip
 from .threads import each, num_threads, share
-from .tiles import Tile, tiles
+from .tiles import Tile, slices, tiles
 
 FUSED_BYTES = 1 << 21
 """Transformed inputs and outputs of tiles that one thread takes through all stages, in its cache."""
@@ -103,7 +103,7 @@ def bank(plan: Scheme, w: Array, flipped: bool = False) -> Array:
     matrix = plan.of_flipped if flipped else plan.of_filters
     transformed = _maps(plan.points, k, c, w.dtype)
     by_filter = transformed.swapaxes(0, 1)
-    each(lambda part: np.matmul(matrix, taps[part], out=by_filter[part]), _sixteens(k))
+    each(lambda part: np.matmul(matrix, taps[part], out=by_filter[part]), slices(k, least=16, most=16))
     if flipped:
         return transformed
     turned = transformed.swapaxes(1, 2)
@@ -191,7 +191,10 @@ def _to_filters(plan: Scheme, total: Array) -> Array:
     _, k, c = total.shape
     dzdw = empty((k, plan.taps**2, c), total.dtype)
     by_filter = total.swapaxes(0, 1)
-    each(lambda part: np.matmul(plan.of_filters.T, by_filter[part], out=dzdw[part]), _sixteens(k))
+    each(
+        lambda part: np.matmul(plan.of_filters.T, by_filter[part], out=dzdw[part]),
+        slices(k, least=16, most=16),
+    )
     return dzdw
 
 
@@ -201,10 +204,6 @@ def _staged(plan: Scheme, sizes: Sizes, c: int, k: int, dtype: np.dtype) -> bool
     tiles = n * prod(-(-size // plan.out) for size in maps)
     bank, data = (plan.points * values * dtype.itemsize for values in (c * k, tiles * (c + k)))
     return bank > STAGED_BANK or (data <= FEW_BYTES and 4 * bank > data)
-
-
-def _sixteens(n: int) -> list[slice]:
-    return [slice(start, start + 16) for start in range(0, n, 16)]
 
 
 def _maps(points: int, n: int, channels: int, dtype: np.dtype) -> Array:
