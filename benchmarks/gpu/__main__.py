@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     precisions = choose(options.precision, PRECISIONS, top.error)
     batches = choose_batches(options.batches, top.error)
     try:
-        backend_of("float32", options.device)
+        _use(backend_of("float32", options.device), options.device)
     except BackendError as error:
         message = f"There is no GPU, nothing was run: {error}"
         print(message, flush=True)
@@ -90,6 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _layouts(options, names, precisions, batches[-1], backends)
     settings = [Setting(*way, options.capture) for way in product(phases, precisions)]
     return _networks(options, names, settings, batches, backends)
+
+
+def _use(backend: Backend, device: int) -> None:
+    """Let this device be the current one, of CuPy and of PyTorch."""
+    backend.xp.cuda.Device(device).use()
+    if find_spec("torch"):
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device)
 
 
 def choose_batches(text: str, fail: Callable[[str], Any]) -> list[int]:
