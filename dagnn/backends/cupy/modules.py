@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,10 @@ class Kernels:
 
     def __init__(self, cupy: Any, device: int = 0) -> None:
         self._cupy, self._device = cupy, device
+        self._current_device = cupy.cuda.runtime.getDevice
         self._functions: dict[tuple[str, str, str, str], Any] = {}
         self._modules: dict[tuple[str, str, str], Any] = {}
-        self._names: dict[np.dtype, str] = {}
+        self._names: dict[Any, str] = {}  # of types
 
     def each(self, file: str, name: str, dtype: Any, count: int, *args: Any, per: int = 1) -> None:
         """Launch a kernel whose threads do `count` elements, its first argument, between them.
@@ -74,31 +76,24 @@ class Kernels:
 
         Raises BackendError on another device than the kernels', where it would read wild memory.
         """
-        if self._cupy.cuda.runtime.getDevice() != self._device:
+        if self._current_device() != self._device:
             raise BackendError(
                 f"kernels of CUDA device {self._device} run inside `with backend.evaluation():`, "
-                f"not on device {self._cupy.cuda.runtime.getDevice()}"
+                f"not on device {self._current_device()}"
             )
-        name_of_type = self._name(np.dtype(dtype))
-        sizes = [arg if isinstance(arg, int) else getattr(arg, "size", 0) for arg in args]
-        index, acc = "int", np.float64 if name_of_type == "float64" else np.float32
-        if max(sizes, default=0) >= LARGE:
-            index = "long long"
-        count = np.int32 if index == "int" else np.int64
+        name_of_type = self._name(dtype)
+        index, count = "int", np.int32
+        if max([arg if type(arg) is int else getattr(arg, "size", 0) for arg in args], default=0) >= LARGE:
+            index, count = "long long", np.int64
+        acc = np.float64 if name_of_type == "float64" else np.float32
+        casts = {int: count, float: acc, NoneType: np.uint64}
+        native = [casts[type(arg)](arg or 0) if type(arg) in casts else arg for arg in args]
+        self._function(file, name, name_of_type, index)(tuple(grid), tuple(block), tuple(native))
 
-        def native(arg: Any) -> Any:
-            if arg is None:
-                return np.uint64(0)
-            if isinstance(arg, bool | int) and not isinstance(arg, np.generic):
-                return count(arg)
-            return acc(arg) if isinstance(arg, float) and not isinstance(arg, np.generic) else arg
-
-        self._function(file, name, name_of_type, index)(tuple(grid), tuple(block), tuple(map(native, args)))
-
-    def _name(self, dtype: np.dtype) -> str:
-        """`dtype.name`, which NumPy makes anew each time."""
+    def _name(self, dtype: Any) -> str:
+        """The name of a type, which NumPy makes anew each time."""
         if dtype not in self._names:
-            self._names[dtype] = dtype.name
+            self._names[dtype] = np.dtype(dtype).name
         return self._names[dtype]
 
     def _function(self, file: str, name: str, dtype: str, index: str) -> Any:
