@@ -2,7 +2,8 @@
 
 import gc
 
-import emulated
+import emulated as stand_in
+import emulated_cuda
 import numpy as np
 import pytest
 
@@ -38,9 +39,9 @@ extern "C" __global__ void not_set(float* y) {
 
 @pytest.fixture(scope="module")
 def cupy():
-    if why := emulated.missing():
+    if why := stand_in.missing():
         pytest.skip(why)
-    return emulated.cupy
+    return stand_in.cupy
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +172,19 @@ def test_a_graph_whose_memory_is_gone_is_an_error(cupy):
     gc.collect()
     with pytest.raises(RuntimeError, match="whose memory is gone"):
         graph.launch()
-    with cupy.cuda.using_allocator(cupy.cuda.MemoryPool().malloc):
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
         graph, total = graph_of(cupy, lambda: (x + 1).sum())
     gc.collect()
     graph.launch()
     assert float(total) == 6
+    del pool
+    gc.collect()
+    for use in (lambda: total + 1, total.get):
+        with pytest.raises(RuntimeError, match="whose memory pool is gone"):
+            use()
+    with pytest.raises(RuntimeError, match="whose memory is gone"):
+        graph.launch()
 
 
 def test_memory_is_counted_and_limited(cupy):
@@ -218,3 +227,27 @@ def test_every_name_is_one_of_cupy(cupy):
         for part in space.split("."):
             ours, theirs = getattr(ours, part), getattr(theirs, part)
         assert names(ours) <= names(theirs), space
+
+
+def test_what_graphs_work_in_is_kept_where_memory_is_short(emulated, cupy, monkeypatch):
+    def doubled(n):
+        return lambda: results.append((x[:n] + 1).sum() * 2)
+
+    pool, results = cupy.get_default_memory_pool(), []
+    pool.free_all_blocks()
+    x = cupy.zeros(1 << 20)
+    x + 1  # is left idle, as by an evaluation without a graph
+    recorder = emulated.recorder()
+    launch = recorder.record(doubled(100))
+    taken, idle = recorder.nbytes, pool.free_bytes()
+    assert taken > 0 and idle >= 8 << 20
+    monkeypatch.setattr(emulated_cuda, "MEMORY", emulated_cuda._held(0))
+    recorder.record(doubled(1 << 19))  # takes what is idle
+    assert pool.free_bytes() == 0 and recorder.nbytes >= 4 << 20
+    taken = recorder.nbytes
+    monkeypatch.setattr(emulated_cuda, "MEMORY", emulated_cuda._held(0))
+    with pytest.raises(MemoryError, match="Out of memory"):
+        recorder.record(doubled(1 << 20))
+    assert recorder.nbytes == taken
+    launch()
+    assert float(results[0]) == 200

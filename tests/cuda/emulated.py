@@ -87,6 +87,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     # Copies to the host and from it.
     def get(self, stream=None, order="C", out=None, blocking=True) -> np.ndarray:
         not_while_capturing()
+        self._memory.must_be_there()
         if out is not None:
             out[...] = self._host
             return out
@@ -223,8 +224,9 @@ def _host(tree: object) -> object:
 
 
 def _must_be_here(arrays: list[ndarray]) -> None:
-    """ValueError where work on the current device would be on another one's arrays."""
+    """An error where arrays that work is on are another device's, or their memory is gone."""
     for one in arrays:
+        one._memory.must_be_there()
         if one._memory.device != current_device():
             raise ValueError(
                 f"Array device must be same as the current device: array device = {one._memory.device} "

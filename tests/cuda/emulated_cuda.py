@@ -1,5 +1,6 @@
 """Devices, memory pools, streams and graphs without CUDA: what stands for `cupy.cuda`."""
 
+import functools
 import threading
 import time
 import weakref
@@ -19,6 +20,7 @@ class CUDARuntimeError(RuntimeError):
     """An error of CUDA, with its number."""
 
     NAMES = {
+        2: "cudaErrorMemoryAllocation: out of memory",
         101: "cudaErrorInvalidDevice: invalid device ordinal",
         900: "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing",
         901: "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture",
@@ -76,7 +78,7 @@ class Device:
 
     @property
     def mem_info(self) -> tuple[int, int]:
-        return MEMORY - sum(pool.total_bytes() for pool in _pools if pool), MEMORY
+        return MEMORY - _held(self.id), MEMORY
 
 
 def current_device() -> int:
@@ -84,27 +86,70 @@ def current_device() -> int:
 
 
 class Memory:
-    """A piece of device memory, filled with rubbish, which a pool gets back."""
+    """A piece of device memory, filled with rubbish: of a pool, which gets it back, or the device's own."""
 
-    def __init__(self, size: int, pool: "MemoryPool") -> None:
-        self.size, self.pool, self.device = size, pool, current_device()
-        pool._take(self)
-        room = np.empty(size + ALIGNMENT, np.uint8)
+    def __init__(self, size: int, pool: "MemoryPool | None" = None) -> None:
+        self.size, self.device = size, current_device()
+        self._pool = None if pool is None else weakref.ref(pool)
+        if pool is not None:
+            pool._take(self)
+            self._end = weakref.finalize(self, _give_back, self._pool, size, self.device)
+        else:
+            if _held(self.device) + size > MEMORY:
+                raise CUDARuntimeError(2)
+            _own[self.device] += size
+            self._end = weakref.finalize(self, _let_go, size, self.device)
+        self._end.atexit = False
+
+    @functools.cached_property
+    def bytes(self) -> np.ndarray:
+        room = np.empty(self.size + ALIGNMENT, np.uint8)
         room.fill(0xFF)
         start = -room.ctypes.data % ALIGNMENT
-        self.bytes = room[start : start + size]
-        self.ptr = self.bytes.ctypes.data
-        if capturing() and pool is not _default_pool:
-            get_current_stream()._graph.kept.append(self.bytes)  # as long as the pool, that is the graph
-        self._end = weakref.finalize(self, pool._give_back, size, self.device)
-        self._end.atexit = False
+        memory = room[start : start + self.size]
+        if capturing() and self.pool is not _default_pool:
+            get_current_stream()._graph.kept.append(memory)  # as long as the pool, that is the graph
+        return memory
+
+    @property
+    def ptr(self) -> int:
+        return self.bytes.ctypes.data
+
+    @property
+    def pool(self) -> "MemoryPool | None":
+        """The pool it is of."""
+        self.must_be_there()
+        return None if self._pool is None else self._pool()
+
+    def must_be_there(self) -> None:
+        """RuntimeError where its pool is gone, and the memory of all of the pool's arrays with it."""
+        if self._pool is not None and self._pool() is None:
+            raise RuntimeError("an array was used whose memory pool is gone")
+
+
+def _give_back(pool: "weakref.ref[MemoryPool]", size: int, device: int) -> None:
+    if (alive := pool()) is not None:
+        alive._give_back(size, device)
+
+
+def _let_go(size: int, device: int) -> None:
+    _own[device] -= size
+
+
+def _held(device: int) -> int:
+    """Bytes of a device that aren't free."""
+    return _own[device] + sum(pool._total[device] for pool in _pools if pool._allocator is None)
 
 
 class MemoryPointer:
     """Where in a piece of memory an array begins."""
 
     def __init__(self, mem: Memory, offset: int) -> None:
-        self.mem, self.ptr = mem, mem.ptr + offset
+        self.mem, self._offset = mem, offset
+
+    @property
+    def ptr(self) -> int:
+        return self.mem.ptr + self._offset
 
     @property
     def device(self) -> Device:
@@ -126,9 +171,14 @@ class MemoryPointer:
 
 
 class MemoryPool:
-    """Counts bytes per device in 512s, as CuPy's pool does, and refuses those above a limit."""
+    """Counts bytes per device in 512s, as CuPy's pool does, and refuses those above a limit.
 
-    def __init__(self) -> None:
+    What it needs it takes from `allocator`, the device's memory by default, and keeps it.
+    """
+
+    def __init__(self, allocator: "Callable[[int], MemoryPointer] | None" = None) -> None:
+        self._allocator = allocator
+        self._blocks: list[list[MemoryPointer]] = [[] for _ in range(DEVICES)]
         self._used = [0] * DEVICES
         self._total = [0] * DEVICES
         self._limit = [0] * DEVICES
@@ -139,15 +189,33 @@ class MemoryPool:
 
     def _take(self, memory: Memory) -> None:
         k, size = memory.device, -(-memory.size // 512) * 512
-        limit = self._limit[k] or MEMORY
-        total = max(self._total[k], self._used[k] + size)
-        if self._used[k] + size > limit:
+        limit, more = self._limit[k], max(0, self._used[k] + size - self._total[k])
+        if limit and self._used[k] + size > limit:
             raise OutOfMemoryError(
                 f"Out of memory allocating {size:,} bytes (allocated so far: {self._total[k]:,} bytes, "
                 f"limit set to: {limit:,} bytes)."
             )
+        if more:
+            try:
+                self._grow(k, more)
+            except CUDARuntimeError:
+                self.free_all_blocks()
+                more = self._used[k] + size - self._total[k]
+                try:
+                    self._grow(k, more)
+                except CUDARuntimeError:
+                    raise OutOfMemoryError(
+                        f"Out of memory allocating {size:,} bytes "
+                        f"(allocated so far: {self._total[k]:,} bytes)."
+                    ) from None
         self._used[k] += size
-        self._total[k] = total
+
+    def _grow(self, k: int, more: int) -> None:
+        if self._allocator is not None:
+            self._blocks[k].append(self._allocator(more))
+        elif _held(k) + more > MEMORY:
+            raise CUDARuntimeError(2)
+        self._total[k] += more
 
     def _give_back(self, size: int, device: int) -> None:
         self._used[device] -= -(-size // 512) * 512
@@ -166,6 +234,8 @@ class MemoryPool:
 
     def free_all_blocks(self, stream: object = None) -> None:
         self._total[current_device()] = self._used[current_device()]
+        if not self._used[current_device()]:
+            self._blocks[current_device()].clear()
 
     def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
         self._limit[current_device()] = int(MEMORY * fraction) if size is None and fraction else size or 0
@@ -175,6 +245,7 @@ class MemoryPool:
 
 
 _pools: weakref.WeakSet = weakref.WeakSet()
+_own = [0] * DEVICES  # bytes of memory of no pool
 _default_pool = MemoryPool()
 _default_allocator = _default_pool.malloc
 
@@ -340,7 +411,7 @@ def submit(work: Callable[[], object], memories: list[Memory]) -> None:
         with np.errstate(all="ignore"):
             work()
     else:
-        needed = [weakref.ref(one if one.pool is _default_pool else one.pool) for one in memories]
+        needed = [weakref.ref(one if one.pool in (None, _default_pool) else one.pool) for one in memories]
         kept = [one.bytes for one in memories]  # what a private pool gave back is still its own
         graph._nodes.append((work, needed, kept))
 

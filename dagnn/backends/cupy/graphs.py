@@ -18,13 +18,14 @@ class Recorder:
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._pool = cupy.cuda.MemoryPool()
+        self._blocks: list[Any] = []
+        self._pool = cupy.cuda.MemoryPool(partial(_block, cupy, self._blocks))
         self._stream = cupy.cuda.Stream(non_blocking=True)  # one for all graphs: pools keep memory by stream
 
     @property
     def nbytes(self) -> int:
         """Bytes of the device that its graphs take, whether or not they use them just now."""
-        return self._pool.total_bytes()
+        return sum(block.size for block in self._blocks)
 
     def record(self, work: Callable[[], Any]) -> Callable[[], None]:
         """The launch of a graph of all kernels that `work` launches on the current stream."""
@@ -48,6 +49,21 @@ class Recorder:
         key = Live(number)
         key.array = self._cupy.full((), number, "uint64")
         return key
+
+
+def _block(cupy: Any, kept: list[Any], size: int) -> Any:
+    """Memory for a pool that graphs work in, kept as long as the pool.
+
+    Where memory is short, CuPy's pools give back what no array has: here graphs still work there. What
+    evaluations without graphs left idle is given back instead.
+    """
+    try:
+        block = cupy.cuda.Memory(size)
+    except cupy.cuda.runtime.CUDARuntimeError:
+        cupy.get_default_memory_pool().free_all_blocks()
+        block = cupy.cuda.Memory(size)
+    kept.append(block)
+    return cupy.cuda.MemoryPointer(block, 0)
 
 
 def _launch(graph: Any, pool: Any) -> None:

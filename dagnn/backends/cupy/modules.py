@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType
@@ -82,12 +82,15 @@ class Kernels:
                 f"not on device {self._current_device()}"
             )
         name_of_type = self._name(dtype)
-        index, count = "int", np.int32
-        if max([arg if type(arg) is int else getattr(arg, "size", 0) for arg in args], default=0) >= LARGE:
-            index, count = "long long", np.int64
-        acc = np.float64 if name_of_type == "float64" else np.float32
-        casts = {int: count, float: acc, NoneType: np.uint64}
+        sizes = [arg if type(arg) is int else getattr(arg, "size", 0) for arg in args]
+        large = max(sizes, default=0) >= LARGE
+        casts: dict[type, Callable[[Any], Any]] = {
+            int: np.int64 if large else np.int32,
+            float: np.float64 if name_of_type == "float64" else np.float32,
+            NoneType: np.uint64,
+        }
         native = [casts[type(arg)](arg or 0) if type(arg) in casts else arg for arg in args]
+        index = "long long" if large else "int"
         self._function(file, name, name_of_type, index)(tuple(grid), tuple(block), tuple(native))
 
     def _name(self, dtype: Any) -> str:
