@@ -130,7 +130,7 @@ class DagNN(Settings):
         context: Callable[[Step], Context] = self._context
         before = captures = None
         with self.backend.evaluation(), shortage_explained(self.backend.memory_use):
-            values = {name: self.backend.asarray(value) for name, value in inputs.items()}
+            values = {name: self._moved_in(name, value) for name, value in inputs.items()}
             if self.capture and self.watch is None:
                 captures = self._captures()
                 if left := captures.replay(plan, request, inputs, values, der_outputs, budget):
@@ -246,6 +246,15 @@ class DagNN(Settings):
             step.wants_params,
             self.state.get(step.name, {}) if state is None else state,
         )
+
+    def _moved_in(self, name: str, value: Any) -> Array:
+        """An input as an array of the net's backend."""
+        try:
+            return self.backend.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                f"inputs[{name!r}] is an array of numbers ({error}). Received: {type(value).__name__}"
+            ) from error
 
     def _seed(self, name: str, der: Any, forms: Mapping[str, Form]) -> Array:
         """The derivative given for variable `name`, as an array of its shape and of the net's type."""

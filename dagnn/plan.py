@@ -28,6 +28,8 @@ Form = tuple[tuple[int, ...], Any]  # shape and dtype
 SEQUENCE = (list, tuple)
 PIECE = 8 << 20
 """Bytes of a derivative that are rectified in place at a time."""
+CAST = "\u200b as "
+"""Stands between the name of a variable and the type it is cast to; no name of a user's has it."""
 
 
 @dataclass(frozen=True)
@@ -406,13 +408,19 @@ def explain(error: Exception, step: Step | None, arrays: Any, prefix: str = "") 
     """Say once, in whatever went wrong, in which layer it was and what that layer had received."""
     if step is None:
         return
-    received = "; ".join(f"{prefix}{name} {shape_and_type(array)}" for name, array in arrays) or "nothing"
+    received = "; ".join(f"{prefix}{_given(name)} {shape_and_type(array)}" for name, array in arrays)
+    received = received or "nothing"
     if isinstance(error, PlaceholderError):
         error.add_context(f"Layer {step.name!r}", received)
     elif isinstance(error, DagnnError):
         error.add_context(step.where, received)
     else:
         error.add_note(f"In layer {step.where}.\nReceived: {received}")
+
+
+def _given(name: str | None) -> str | None:
+    """The name that the user gave a variable, or what it was cast from."""
+    return name and name.partition(CAST)[0]
 
 
 def owner(array: Any) -> Any:

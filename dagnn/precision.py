@@ -20,7 +20,7 @@ from .dtypes import floating, is_floating, is_half
 from .errors import OptionError
 from .layers import BatchNorm, Crop, Loss, LossSmoothL1, PDist, ROIPooling
 from .layers.layer import Context, Layer
-from .plan import Arrays, Plan, Step, with_lifetimes
+from .plan import CAST, Arrays, Plan, Step, with_lifetimes
 from .rewrites import Folded
 from .variables import Param
 
@@ -86,7 +86,7 @@ class _Rewrite:
         """The name of a variable in this type, which a step makes that may have to be added."""
         if self.types.get(name) == dtype:
             return name
-        other = f"{name} as {dtype}\u200b"  # no name of a user's: it isn't printable
+        other = f"{name}{CAST}{dtype}"
         if other not in self._casts:
             self._casts[other] = len(self.steps)
             self.steps.append(Step(other, Cast(dtype), (name,), (other,), (), (carries,), (), mixed=True))

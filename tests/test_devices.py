@@ -149,6 +149,25 @@ def test_arrays_of_another_device_are_moved(emulated, cupy):
     assert float(found) == pytest.approx(float(net.eval(inputs)["objective"]))
 
 
+def test_arrays_of_the_device_are_moved_to_a_net_on_numpy(emulated):
+    net, inputs = small_net(), batch()
+    wanted = net.eval(inputs, {"objective": 1})["objective"]
+    there = {name: emulated.asarray(a) for name, a in inputs.items()}
+    assert net.eval(there, {"objective": emulated.asarray(np.float32(1))})["objective"] == wanted
+    filters = net.params["conv_filters"]
+    before = filters.value
+    filters.value = emulated.asarray(before)
+    assert type(filters.value) is type(before)
+
+
+@pytest.mark.parametrize("wrong", [np.array(["a", "b"]), [[1], [1, 2]], None])
+def test_inputs_that_are_no_numbers_are_named(emulated, wrong):
+    net = small_net()
+    net.move(emulated)
+    with pytest.raises(OptionError, match=r"inputs\['label'\] is an array of numbers"):
+        net.eval(batch() | {"label": wrong})
+
+
 def test_a_foreign_array_in_the_middle_raises(emulated):
     net = dagnn.DagNN(emulated)
     net.add_layer("f", Foreign(), "x", "y")
@@ -318,6 +337,15 @@ def test_only_arrays_of_numbers_come_ahead(emulated, cupy):
 def test_arrays_for_which_there_is_no_memory_stay(emulated, cupy):
     limit(emulated, 1000)
     inputs = batch(n=1000)
+    assert emulated.prefetcher()(inputs)() is inputs
+
+
+def test_arrays_for_which_there_is_no_page_locked_memory_stay(emulated, cupy, monkeypatch):
+    def none_left(size):
+        raise cupy.cuda.runtime.CUDARuntimeError(101)
+
+    monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", none_left)
+    inputs = batch()
     assert emulated.prefetcher()(inputs)() is inputs
 
 

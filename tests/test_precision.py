@@ -240,7 +240,7 @@ def test_regions_keep_their_coordinates(precision):
 def test_errors_name_variables_of_the_net(precision):
     net = network()
     net.precision = precision
-    with pytest.raises(dagnn.errors.ShapeError, match=r"Conv 'conv1'(.|\n)*Received: x as b?float16"):
+    with pytest.raises(dagnn.errors.ShapeError, match=r"Conv 'conv1'(.|\n)*Received: x \(2, 4, 6, 6\)"):
         net.eval({"x": np.ones((2, 4, 6, 6), "float32"), "label": [0, 1]})
     with pytest.raises(DTypeError, match="x is float64"):
         net.eval({"x": np.ones((2, 3, 6, 6)), "label": [0, 1]})
@@ -598,3 +598,12 @@ def test_graphs_cast_parameters_anew(emulated, precision):
         ders.append([scores, *(param.der for param in net.params.values())])
     for a, b in zip(*ders, strict=True):
         np.testing.assert_array_equal(*(emulated.to_numpy(c).astype("float32") for c in (a, b)))
+
+
+def test_labels_and_weights_of_16_bits_leave_data_its_type(backend):
+    x = np.random.default_rng(0).standard_normal((3, 4, 1, 1), np.float32)
+    x, whole = backend.asarray(x), np.arange(3)
+    wanted = backend.to_numpy(backend.loss(x, backend.asarray(whole)))
+    found = backend.loss(x, backend.asarray(whole.astype("float16")), backend.asarray(np.ones(3, "float16")))
+    assert found.dtype == "float32" and backend.to_numpy(found) == wanted
+    assert backend.loss_dzdx(1.0, x, backend.asarray(whole.astype("float16"))).dtype == "float32"

@@ -49,12 +49,17 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
         return np
 
     def asarray(self, a: Any) -> Array:
-        """`a` as an array of this backend; not copied if it already is one.
+        """`a`, of this backend or another, as an array of this one; not copied if it already is one.
 
         >>> Backend().asarray([1, 2])
         array([1, 2])
         """
-        return np.asarray(a)
+        try:
+            return np.asarray(a)
+        except TypeError:
+            if not hasattr(a, "get"):  # as CuPy's arrays have, which don't come by themselves
+                raise
+            return a.get()
 
     def to_numpy(self, a: Array) -> np.ndarray:
         """`a` as a NumPy array; not copied if it already is one.

@@ -37,13 +37,13 @@ class Prefetcher:
             name: a for name, a in arrays.items() if isinstance(a, np.ndarray) and a.dtype.kind in "biuf"
         }
         with self._on_device():
+            locked = self._locked.popleft()[1] if self._locked and self._locked[0][0].done else {}
             try:
                 with self._stream:
                     there = {name: self._cupy.empty(a.shape, a.dtype) for name, a in hosts.items()}
-            except MemoryError:  # the evaluation will say for want of what
-                return lambda: arrays
-            locked = self._locked.popleft()[1] if self._locked and self._locked[0][0].done else {}
-            copies = {name: self._lock(locked, name, a) for name, a in hosts.items()}
+                copies = {name: self._lock(locked, name, a) for name, a in hosts.items()}
+            except (MemoryError, self._cupy.cuda.runtime.CUDARuntimeError):
+                return lambda: arrays  # the evaluation will say for want of what, if it can't do without
             self._copies.wait_event(self._stream.record())
             for name, copy in copies.items():
                 there[name].set(copy, stream=self._copies)

@@ -49,12 +49,15 @@ def _widened(kernel: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(kernel)
     def call(self: Any, *args: Any, **options: Any) -> Any:
         for value in (*args, *options.values()):
-            if getattr(value, "itemsize", 2) == 2 and (half := _half(value)):
+            if getattr(value, "itemsize", 2) == 2 and _half(value):
                 break
         else:
             return kernel(self, *args, **options)
         given = signature.bind(self, *args, **options).arguments
         data = {name: value for name, value in given.items() if name not in ANY_TYPE}
+        half = next(filter(None, map(_half, data.values())), None)
+        if half is None:  # labels have 16 bits, data has not
+            return kernel(self, *args, **options)
         one_dtype(**_arrays(data))
         out, _ = data.pop("out", None), data.pop("patches", None)
         free = {name: value for name, value in given.items() if name in ANY_TYPE}

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import LabelError, OptionError, ShapeError
+from ...dtypes import is_floating
+from ...errors import DTypeError, LabelError, OptionError, ShapeError
 from ...geometry import Shape, shape4
 from .checks import Array, one_dtype, same_shape
 from .elementwise import check_broadcast
@@ -330,6 +331,8 @@ class Losses:
         per_score = kind in ATTRIBUTE
         shape = (n, channels if per_score else 1, *pixels)
         c = _as_map(self.xp.asarray(labels), shape)
+        if c.dtype.kind not in "biu" and not is_floating(c.dtype):
+            raise DTypeError(f"labels are real numbers, got {c.dtype}")
         if tuple(c.shape) not in (shape, (n, 1, 1, 1)) or c.shape[1] != shape[1]:
             raise ShapeError(
                 f"labels have shape {tuple(np.shape(labels))}, but x {tuple(x.shape)} needs {shape} "
@@ -342,7 +345,7 @@ class Losses:
             wrong, valid = (c != 0) & (c != 1) & (c != -1), "-1 and +1, or 0 to be ignored"
         else:
             wrong = ~(c < channels)
-            if c.dtype.kind == "f":
+            if is_floating(c.dtype):
                 wrong |= c != self.xp.rint(c)
             valid = f"whole numbers from 0 to {channels - 1}, or negative to be ignored"
         if wrong.any():
