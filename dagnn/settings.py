@@ -71,8 +71,8 @@ class Settings(Structure):
     @capture.setter
     def capture(self, flag: bool) -> None:
         self._capture = bool(flag)
-        if not flag:
-            self._cache.pop("captures", None)
+        if not flag and (captures := self._cache.pop("captures", None)):
+            captures.take_back()
 
     @property
     def keep_patches(self) -> Mapping[str, bool]:

@@ -406,6 +406,8 @@ class Structure:
         return self._cache["wires"]
 
     def _changed(self) -> None:
+        if captures := self._cache.get("captures"):
+            captures.take_back()  # arrays of graphs don't outlive these
         self._cache.clear()
 
 

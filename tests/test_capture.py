@@ -260,6 +260,24 @@ def test_memory_is_freed_with_the_graph(emulated):
     pair.eval(batch(4), OBJECTIVE)
 
 
+@pytest.mark.parametrize("change", ["structure", "capture"])
+def test_what_is_borrowed_outlives_its_graph(pair, change):
+    """The memory of a pool goes with it, also where arrays are left."""
+    net = pair.nets[0]
+    with capture.borrowing(net):
+        for k in range(3):
+            pair.eval(batch(k), OBJECTIVE)
+        if change == "structure":
+            net.add_layer("new", dagnn.ReLU(), "x", "unused")
+        else:
+            net.capture = False
+        gc.collect()
+        for name in OBJECTIVE:
+            assert np.isfinite(float(net.vars[name].value))
+        for param in net.params.values():
+            assert param.der is None or np.isfinite(net.backend.to_numpy(param.der)).all()
+
+
 def test_robust_regression_and_weights(emulated, launches):
     def make(backend):
         net = dagnn.DagNN(backend=backend)
