@@ -149,6 +149,22 @@ def test_arrays_of_another_device_are_moved(emulated, cupy):
     assert float(found) == pytest.approx(float(net.eval(inputs)["objective"]))
 
 
+def test_maps_of_another_device_keep_their_order_of_memory(emulated, cupy):
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("this machine has one device")
+    host = np.arange(120.0).reshape(2, 4, 5, 3)
+    with cupy.cuda.Device(1):
+        last = cupy.asarray(host).transpose(0, 3, 1, 2)
+        every_other = last[:, :, ::2]
+    for there, wanted in (
+        (last, host.transpose(0, 3, 1, 2)),
+        (every_other, host.transpose(0, 3, 1, 2)[:, :, ::2]),
+    ):
+        here = emulated.asarray(there)
+        assert here.device.id == 0 and here.transpose(0, 2, 3, 1).flags.c_contiguous
+        np.testing.assert_array_equal(emulated.to_numpy(here), wanted)
+
+
 def test_arrays_of_the_device_are_moved_to_a_net_on_numpy(emulated):
     net, inputs = small_net(), batch()
     wanted = net.eval(inputs, {"objective": 1})["objective"]

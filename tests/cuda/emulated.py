@@ -168,6 +168,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         if self._memory.device != current_device():
             with self.device:
                 here = self if order == "K" else self.copy(order)
+            if not (here.flags.c_contiguous or here.flags.f_contiguous):
+                raise NotImplementedError("CuPy cannot copy non-contiguous array between devices.")
             new = ndarray(here.shape, here.dtype, strides=_dense_strides(here._host))
             submit(lambda: np.copyto(new._host, here._host), [here._memory, new._memory])
             return new

@@ -15,7 +15,7 @@ from .convolution import Convolution
 from .elementwise import Activation, Elementwise
 from .graphs import Recorder
 from .losses import Losses
-from .many import Many
+from .many import Many, memory_order
 from .modules import Kernels
 from .normalisation import Normalisation
 from .pooling import Pooling
@@ -81,7 +81,7 @@ class CuPyBackend(
                 if self._capturing() and np.ndim(a):
                     raise BackendError("an array of the host can't be part of recorded work")
                 return self._cupy.asarray(a)
-            return a if a.device.id == self._index else a.copy(order="K")
+            return a if a.device.id == self._index else self._from_elsewhere(a)
 
     def to_numpy(self, a: Array) -> np.ndarray:
         return self._cupy.asnumpy(a)
@@ -105,6 +105,18 @@ class CuPyBackend(
     def zeros(self, shape, dtype):
         with self.evaluation():
             return self._cupy.zeros(shape, dtype)
+
+    def _from_elsewhere(self, a: Array) -> Array:
+        """A copy of another device's array in its order of memory, when all is done that may write there.
+
+        CuPy copies only what has channels first from one device to another, and no stream waits for those of
+        another device.
+        """
+        order = memory_order(a)
+        a.device.synchronize()
+        here = a.transpose(order).copy().transpose(sorted(range(a.ndim), key=order.__getitem__))
+        self._cupy.cuda.get_current_stream().synchronize()
+        return here
 
     def _capturing(self) -> bool:
         """Whether work is being recorded now, so that nothing may wait for the device."""
