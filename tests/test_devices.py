@@ -343,9 +343,10 @@ def test_page_locked_memory_is_used_again_after_its_copy(emulated, cupy, monkeyp
 def test_only_arrays_of_numbers_come_ahead(emulated, cupy):
     own = emulated.zeros((2,), "float32")
     inputs = {"own": own, "list": [1, 2], "names": np.array(["a"])}
-    inputs |= {"none": np.zeros((0, 3)), "order": np.arange(6.0).reshape(2, 3).T}
+    inputs |= {"none": np.zeros((0, 3)), "order": np.arange(6.0).reshape(2, 3).T, "big": np.ones(2, ">f4")}
     there = emulated.prefetcher()(inputs)()
     assert there["own"] is own and there["list"] is inputs["list"] and there["names"] is inputs["names"]
+    assert there["big"] is inputs["big"] and emulated.asarray(there["big"]).sum() == 2
     assert emulated.owns(there["none"]) and there["none"].shape == (0, 3)
     np.testing.assert_array_equal(emulated.to_numpy(there["order"]), inputs["order"])
 

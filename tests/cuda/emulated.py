@@ -47,6 +47,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C") -> None:
         shape = tuple(shape) if np.iterable(shape) else (shape,)
         dtype = np.dtype(dtype)
+        if not dtype.isnative:
+            raise TypeError(f"{dtype} has the bytes of the host in another order")
         if memptr is None:
             memptr = alloc(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
         start = memptr.ptr - memptr.mem.ptr

@@ -33,9 +33,7 @@ class Prefetcher:
 
     def __call__(self, arrays: Mapping[str, Any]) -> Ready:
         """Begin to copy all arrays of numbers; anything else, and where memory is short all, stays here."""
-        hosts = {
-            name: a for name, a in arrays.items() if isinstance(a, np.ndarray) and a.dtype.kind in "biuf"
-        }
+        hosts = {name: a for name, a in arrays.items() if isinstance(a, np.ndarray) and _are_numbers(a.dtype)}
         with self._on_device():
             locked = self._locked.popleft()[1] if self._locked and self._locked[0][0].done else {}
             try:
@@ -58,6 +56,11 @@ class Prefetcher:
         copy = locked[name][: array.nbytes].view(array.dtype).reshape(array.shape)
         copy[...] = array
         return copy
+
+
+def _are_numbers(dtype: np.dtype) -> bool:
+    """Whether bytes of this type are numbers on a device too, where the smallest comes first."""
+    return dtype.kind in "biuf" and dtype.isnative
 
 
 class _Arriving:
