@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from math import prod
+from threading import Lock
 from typing import Any, NamedTuple
 
 from ...geometry import Pair, Quad
@@ -167,12 +168,17 @@ class Dnn:
         self._rules, self._autotune = rules, autotune
         self._plans: dict[Problem, Plan | None] = {}
         self._handle, self._stream = cudnn.create_handle(), None
+        self._lock = Lock()  # cuDNN has a stream per handle, and threads have theirs
 
     def run(self, problem: Problem, arrays: dict[int, Array], capturing: bool) -> bool:
         """Run a problem on these arrays by the name of the tensor; False where cuDNN has no plan for it.
 
         Every array must be aligned to `ALIGNMENT` and, but for a y apart, dense in the problem's order.
         """
+        with self._lock:
+            return self._run(problem, {name: array.data.ptr for name, array in arrays.items()}, capturing)
+
+    def _run(self, problem: Problem, pointers: dict[int, int], capturing: bool) -> bool:
         if problem not in self._plans:
             self._make_room()
             self._plans[problem] = self._plan(problem)
@@ -184,7 +190,6 @@ class Dnn:
         if stream != self._stream:
             self._cudnn.set_stream(handle=self._handle, stream=stream)
             self._stream = stream
-        pointers = {name: array.data.ptr for name, array in arrays.items()}
         if self._autotune and not plan.tuned and not capturing:
             self._tune(plan, pointers)
         workspace = self._cupy.cuda.alloc(plan.workspace)
