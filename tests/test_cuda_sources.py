@@ -23,6 +23,8 @@ SOME = [
     ("sm_100", "float16", "int"),
     ("sm_90", "bfloat16", "int"),
 ]
+BY_CUPY = ("-ftz=true", "--device-as-default-execution-space")
+"""What CuPy adds to the options (cupy.cuda.compiler)."""
 ALL = list(product(ARCHITECTURES, REALS, ("int", "long long")))
 
 
@@ -50,7 +52,7 @@ def every_way(compiler, file, ways):
 
     def compile(way):
         architecture, dtype, index = way
-        flags = (f"-arch={architecture}", *options(dtype, index))
+        flags = (*options(dtype, index), *BY_CUPY, f"-arch={architecture}")
         key = hashlib.sha256("\0".join([str(version), source(file), *flags]).encode()).hexdigest()[:32]
         done = cache() / f"{key}.nvrtc"
         if not done.exists():
