@@ -13,21 +13,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
-from . import backends, layers
-from .backends.reference.losses import ATTRIBUTE
-from .errors import DagnnError
-from .layers import Custom, Loss, Placeholder
+from .capturable import Uncapturable, check, check_labels, layers_of, reason
 from .layers.layer import Context, Layer
-from .plan import Arrays, Form, Plan, Request, Step, explain
+from .plan import Arrays, Form, Plan, Request, Step
 from .variables import Param
 
 if TYPE_CHECKING:
-    from .backends.base import Backend
     from .backends.services import Recorder
     from .net import DagNN
 
@@ -40,10 +33,6 @@ PATIENCE = 2
 """A parameter that was replaced so often is copied into the graph, which then needn't be recorded anew."""
 
 State = dict[str, Any]
-
-
-class Uncapturable(Exception):
-    """What can't be recorded, and why."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,29 @@ class Results:
         return Results(*({name: a.copy(order="K") for name, a in kind.items()} for kind in kinds))
 
 
+class Update(Protocol):
+    """What a graph does with the results of its evaluation, at its end: a step of a solver."""
+
+    def record(self, results: Results) -> None:
+        """Do it; that is recorded."""
+
+    def held(self) -> list[Param]:
+        """Parameters that it moves, and whose arrays somebody else holds now."""
+
+    def fits(self) -> bool:
+        """Whether what was recorded still is what there is to do, but for numbers."""
+
+    def ready(self) -> None:
+        """Bring the numbers of the next launch to the device."""
+
+
+class Updates(Protocol):
+    """Makes updates."""
+
+    def begin(self, derived: Collection[str]) -> Update:
+        """That of a graph to come, which leaves derivatives of these parameters."""
+
+
 @dataclass
 class Seen:
     """An evaluation that ran as always, what it takes to record those like it, and their graph."""
@@ -69,7 +81,7 @@ class Seen:
     states: Mapping[str, Mapping[str, Form]]
     options: list[tuple[Layer, dict[str, Any]]]
     graph: Graph | None = None
-    warm: bool = False
+    derived: frozenset[str] | None = None  # parameters with a derivative, once all is compiled
     replaced: Counter[Param] = field(default_factory=Counter)
     numbers: dict[tuple[str, float], Any] = field(default_factory=dict)  # seeds that were numbers
 
@@ -149,7 +161,7 @@ class Captures:
         seen = self._seen.get(key := self._key(request, forms))
         if seen is not None and seen.holds(plan, self._net.state):
             return
-        options = [(layer, dict(vars(layer))) for step in plan.steps for layer in _layers(step)]
+        options = [(layer, dict(vars(layer))) for step in plan.steps for layer in layers_of(step)]
         self._seen.pop(key, None)
         self._seen[key] = Seen(plan, forms, {name: forms for name, forms in states.items() if forms}, options)
         if len(self._seen) > MOST_SEEN:
@@ -171,7 +183,7 @@ class Captures:
 
     def _key(self, request: Request, forms: Mapping[str, Form]) -> Any:
         given = frozenset((name, *forms[name]) for name in request.given)
-        return request, given, self._net.seed, self._net.dtype
+        return request, given, self._net.seed, self._net.dtype, self._net._updates
 
     def _graph(self, seen: Seen, request: Request, values: Arrays, seeds: Arrays) -> Graph | None:
         """The graph for such evaluations, recorded if there is none that fits; None where that fails."""
@@ -183,7 +195,7 @@ class Captures:
             try:
                 seen.graph = Graph(self._net, self._recorder, seen, values, seeds, copied)
             except Exception as error:  # of whatever kind; what isn't about recording comes again without
-                self._refuse(request, str(error) if isinstance(error, Uncapturable) else _reason(error))
+                self._refuse(request, str(error) if isinstance(error, Uncapturable) else reason(error))
             for one in [one for one in self._seen.values() if one.graph is not None][:-MOST_GRAPHS]:
                 one.graph = None
         return seen.graph
@@ -222,19 +234,23 @@ class Graph:
         self.numbers: Arrays = {}  # seeds that it has already, as nobody else has these arrays
         self.evaluation = recorder.live(net.evaluation)
         self.copies = {p: p._value.copy(order="K") for p in self.plan.params if p in copied}
+        self.update: Update | None = None
+        self._backward = bool(seeds)
+        self._changed: list[tuple[str, str]]  # what layers write in their states
+        with _in_place_of(self.copies):
+            if seen.derived is None:  # kernels for numbers that are arrays now: nothing is compiled later
+                self._run(net)
+                seen.derived = frozenset(self.results.ders_of_params)
+            if net._updates is not None and self._backward and not copied:
+                self.update = net._updates.begin(seen.derived)
         self.versions = {param: param.version for param in self.plan.params}
         self._place = recorder.place  # to hold parameters would keep solvers from moving them in place
         self.params = {p: recorder.place(p._value) for p in self.plan.params if p not in copied}
         self.made = [] if seeds else [recorder.place(array) for array in _made(self.plan)]
-        self._changed: list[tuple[str, str]]  # what layers write in their states
-        self._backward = bool(seeds)
         with _in_place_of(self.copies):
-            if not seen.warm:  # kernels for numbers that are arrays now: nothing is compiled while recording
-                self._run(net)
-                seen.warm = True
-            self._launch = recorder.record(lambda: self._run(net))
+            self._launch = recorder.record(lambda: self._run(net, self.update))
 
-    def _run(self, net: DagNN) -> None:
+    def _run(self, net: DagNN, update: Update | None = None) -> None:
         plan, values, states = self.plan, dict(self.inputs), dict[str, State]()
         self._changed = []
 
@@ -256,6 +272,8 @@ class Graph:
             {name: ders[name] for name in plan.kept_ders if ders.get(name) is not None},
             dict(ders_of_params),
         )
+        if update is not None:
+            update.record(self.results)
 
     def _remember(self, step: Step, state: State) -> None:
         """Write into the graph's own states what the layer has in its state now."""
@@ -274,10 +292,12 @@ class Graph:
             for param, place in self.params.items()
             if param.version != self.versions[param] and self._place(param._value) != place
         ]
+        if self.update is not None:
+            others += self.update.held()
         replaced.update(others)
         self.versions.update((param, param.version) for param in self.params)
         made = [] if self._backward else [self._place(array) for array in _made(self.plan)]
-        return not others and made == self.made
+        return not others and made == self.made and (self.update is None or self.update.fits())
 
     @property
     def lent(self) -> Iterator[Any]:
@@ -302,6 +322,9 @@ class Graph:
                 self.versions[param] = param.version
         self.evaluation.set(evaluation)
         self._read(states)
+        if self.update is not None:
+            self.update.ready()
+            self.versions.update((param, param.version) for param in self.params)  # moved where they are
         self._launch()
         for name, key in self._changed:
             own = self.states[name][key]
@@ -320,82 +343,19 @@ class Graph:
 
 
 @contextmanager
-def borrowing(net: DagNN, allowed: bool = True) -> Iterator[None]:
+def borrowing(net: DagNN, allowed: bool = True, updates: Updates | None = None) -> Iterator[None]:
     """Inside of it, what evaluations leave may be in arrays that the next one writes over.
 
     That saves copies. Whoever borrows looks at the values of der_outputs: nan may be a label that cannot be.
+    Graphs of evaluations with derivatives end with what `updates` makes.
     """
-    net._borrows = allowed
+    net._borrows, net._updates = allowed, updates
     try:
         yield
     finally:
-        net._borrows = False
+        net._borrows, net._updates = False, None
         if allowed and (captures := net._cache.get("captures")):
             captures.take_back()
-
-
-# ---- what can be captured
-
-
-def check(plan: Plan, request: Request) -> None:
-    """Uncapturable if it is known without trying that the Plan can't be recorded."""
-    for step in plan.steps:
-        for layer in _layers(step):
-            if not (type(layer).capturable or _is_own(layer)):
-                raise Uncapturable(
-                    f"{step.where} may do what can't be recorded; if it doesn't, set {type(layer).__name__}."
-                    f"capturable = True"
-                )
-        if type(step.layer) is Loss and step.inputs[1] not in request.given:
-            raise Uncapturable(f"{step.where} has labels {step.inputs[1]!r} that another layer makes")
-
-
-def check_labels(
-    plan: Plan,
-    forms: Mapping[str, Form],
-    inputs: Mapping[str, Any],
-    backend: Backend,
-    trusted: Collection[str] = (),
-) -> None:
-    """LabelError, as a loss would raise it, where a label cannot be.
-
-    Labels on the host are read there; for those on the device one waits, unless a loss of them, which then
-    is nan, is one of the `trusted`, at which the caller looks.
-    """
-    losses: dict[Any, list[Step]] = {}
-    for step in plan.steps:
-        if type(step.layer) is Loss:
-            name, (shape, _) = step.inputs[1], forms[step.inputs[0]]
-            losses.setdefault((name, shape, step.layer.loss in ATTRIBUTE), []).append(step)
-    for (name, shape, _), (step, *others) in losses.items():
-        labels, judge = inputs[name], backends.get("numpy")
-        if backend.owns(labels):
-            if any(one.outputs[0] in trusted for one in (step, *others)):
-                continue
-            judge = backend
-        try:
-            kind = cast(Loss, step.layer).loss
-            judge.check_labels(np.broadcast_to(np.float32(0), shape), labels, kind=kind)
-        except DagnnError as error:
-            received = ((n, SimpleNamespace(shape=forms[n][0], dtype=forms[n][1])) for n in step.inputs)
-            explain(error, step, received)
-            raise
-
-
-def _is_own(layer: Layer) -> bool:
-    kind = type(layer)
-    return getattr(layers, kind.__name__, None) is kind and kind not in (Custom, Placeholder)
-
-
-def _layers(step: Step) -> list[Layer]:
-    """The layers of a step, of which several may be fused."""
-    return [step.layer] if step.fused is None else [part.layer for part in step.fused.plain]
-
-
-def _reason(error: Exception) -> str:
-    """An error in a line, with the layer that a note names."""
-    notes = [note.splitlines()[0] for note in getattr(error, "__notes__", [])]
-    return " ".join([*notes, f"{type(error).__name__}: {error}".splitlines()[0]])
 
 
 # ---- what may change

@@ -30,6 +30,7 @@ from .variables import RELEASED, Param
 
 if TYPE_CHECKING:
     from .backends.base import Array, Backend
+    from .capture import Updates
     from .profile import Profile
     from .simplenn import SimpleNN
 
@@ -74,6 +75,7 @@ class DagNN(Settings):
         self.backend = backends.get(backend, **options)
         self.watch: Callable[[Plan], Plan] | None = None
         self._borrows = False  # whether evaluations may leave the arrays of graphs; see `capture.borrowing`
+        self._updates: Updates | None = None  # what their graphs end with
         self.accumulate_param_ders = False
         self.parameter_server: Any = None
         self.hold_on = False

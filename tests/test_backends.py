@@ -23,7 +23,7 @@ from dagnn.errors import BackendError, DTypeError, OptionError, ShapeError
 REFERENCE, FAST = get("reference"), get("numpy")
 SERVICES = {"name", "xp", "asarray", "to_numpy", "owns", "rng", "evaluation", "release_idle"} | {
     "parameter", "constant", "cast", "finite", "empty", "empty_maps", "zeros",
-    "memory_use", "prefetcher", "recorder", "steps",
+    "memory_use", "prefetcher", "fetch", "recorder", "steps",
 }  # fmt: skip
 
 

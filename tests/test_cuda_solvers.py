@@ -1,5 +1,7 @@
 """The steps of solvers on CUDA, run on a CPU, against NumPy's rules."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from dagnn.backends.cupy.many import CHUNK
 from dagnn.dtypes import floating
 from dagnn.layers.layer import Layer, ParamSpec
 from dagnn.train import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp, fit
+from dagnn.train.update import Updates
 
 SOLVERS = [SGD, AdaGrad, AdaDelta, RMSProp, Adam, AdamW]
 # Of the largest number. On a device products are added without being rounded before.
@@ -200,25 +203,28 @@ def test_what_a_state_refuses(emulated):
 
 @pytest.mark.parametrize("kind", SOLVERS)
 def test_recorded_steps_stay_live(emulated, kind):
-    """What changes between steps is read from the device: rates, momentum, decay, the number of the step."""
+    """What changes between steps is read from the device: rates, momentum, decay, the number of the step,
+    the scale of derivatives, and whether to move at all."""
     net, twin, some, same = net_of(emulated, "float32"), net_of("numpy", "float32"), kind(), kind()
     derive(net, 0), derive(twin, 0)
-    some.step(net), same.step(twin)  # compiles, and makes the slots
-    steps = some._steps_at_once()
-    ders = {name: param.der for name, param in net.params.items()}
+    some.step(net), same.step(twin)
+    updates = Updates(net, some, ())
+    update = updates.begin(net.params.keys())
+    ders, made = {name: param.der for name, param in net.params.items()}, {}
 
     def work():
-        for name, param in net.params.items():
-            param.der = ders[name] * 2
-        steps.launch()
+        made.update((name, der * 2) for name, der in ders.items())
+        update.record(SimpleNamespace(values={}, ders_of_params=made))
 
-    form = some._prepare(steps, some._moving(net), in_place=True)
+    work()  # on rubbish that isn't finite, or what is; either way it is compiled
+    updates.good.fill(False)
     launch = emulated.recorder().record(work)
-    made = {name: param.der for name, param in net.params.items()}
-    for name, state in some.state.items():  # what was prepared before the record is not done
-        if "t" in state:
-            some.state[name] = state | {"t": state["t"] - 1}
-    for step in range(1, 4):
+    for param, value in zip(net.params.values(), twin.params.values(), strict=True):
+        param._value.set(value.value)
+    for name, state in same.state.items():
+        for slot in same.slots:
+            some.state[name][slot].set(state[slot])
+    for step in range(1, 5):
         some.learning_rate = same.learning_rate = 0.1 / step
         some.weight_decay = same.weight_decay = 0.01 * step
         if kind is SGD:
@@ -226,15 +232,29 @@ def test_recorded_steps_stay_live(emulated, kind):
         derive(twin, step)
         for name, param in twin.params.items():
             ders[name].set(param.der)
-            param.der = 2 * param.der
-            net.params[name].der = made[name]
-        versions = [param.version for param in net.params.values()]
-        assert some._prepare(steps, some._moving(net), in_place=True) == form
+            param.der = (2 if param.train_method == "average" else 1) * param.der
+        updates.scale, before = 2.0, dict(some.state)
+        updates.good.fill(step != 2)
+        versions, held = [param.version for param in net.params.values()], values(net)
+        assert update.fits() and not update.held()
+        update.ready()
         launch()
-        same.step(twin)
         assert [param.version for param in net.params.values()] == [version + 1 for version in versions]
+        if step == 2:
+            some.state = before
+            assert_same(values(net), held)
+        else:
+            same.step(twin)
     agree(values(net), values(twin), "float32")
     agree(flat(some), flat(same), "float32")
+    some.weight_decay = 0.0
+    net.params["all_p3"].learning_rate = 0
+    assert not update.fits()
+
+
+def assert_same(some, others):
+    for name, value in some.items():
+        np.testing.assert_array_equal(value, others[name])
 
 
 def test_training_on_the_device_is_training_on_the_host(emulated):

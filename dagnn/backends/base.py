@@ -134,6 +134,15 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
         """
         return lambda arrays: lambda: arrays
 
+    def fetch(self, arrays: Sequence[Array]) -> Callable[[], list[np.ndarray]]:
+        """Begin to bring small arrays to the host, as they are now; the result gives them, and waits for it.
+
+        >>> Backend().fetch([np.array(True)])()
+        [array(True)]
+        """
+        copies = [np.array(self.to_numpy(a)) for a in arrays]
+        return lambda: copies
+
     def constant(self, value: Array) -> Array:
         """`value`, which the caller will never change: kernels may keep with it what they make of it.
 

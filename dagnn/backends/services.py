@@ -46,7 +46,7 @@ class Move(NamedTuple):
     """A parameter in a step of a solver: `new`, which may be `value` itself, is where its value will be.
 
     `numbers` are what the rule computes with, in its own order; without slots the parameter is averaged:
-    new = numbers[0] value + numbers[1] der.
+    new = numbers[0] value + numbers[1] der. Elsewhere the derivative is multiplied by `factor` first.
     """
 
     new: Any
@@ -54,6 +54,7 @@ class Move(NamedTuple):
     der: Any
     slots: tuple[Any, ...]
     numbers: Sequence[float]
+    factor: float = 1.0
 
 
 class Steps(Protocol):
@@ -62,14 +63,14 @@ class Steps(Protocol):
     def slots(self, values: Sequence[Any], number: int) -> list[tuple[Any, ...]]:
         """For each value, so many arrays like it in the type of the step, with arbitrary contents."""
 
-    def prepare(self, moves: Sequence[Move]) -> Hashable:
-        """Say what the next launches are about.
+    def prepare(self, moves: Sequence[Move]) -> None:
+        """Say what the next launches are about."""
 
-        What was recorded of a launch does the same as a new one for as long as the result is equal.
-        """
+    def renumber(self, numbers: Sequence[Sequence[float]], factor: float) -> None:
+        """Change the numbers and factors of what was prepared, also for launches that were recorded."""
 
-    def launch(self) -> None:
-        """Make a step; nothing waits for it."""
+    def launch(self, go: Any = None) -> None:
+        """Make a step, unless `go`, an array without axes, then says no; nothing waits for it."""
 
 
 class MemoryUse(NamedTuple):

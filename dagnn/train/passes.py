@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ..layers import Sum
 from .finite import explain
 from .loader import Loader, Part, parts
 from .stats import SKIPPED
+from .update import Updates
 
 if TYPE_CHECKING:
     from ..backends.base import Array
@@ -32,6 +34,7 @@ class Pass:
     mode = "test"
     stream = 1  # of random numbers, by the side of epoch and batch
     _may_borrow = True  # nothing of one evaluation is needed after the next one
+    _updates: Updates | None = None
 
     def __init__(self, trainer: Trainer, data: Data, samples: np.ndarray, epoch: int) -> None:
         self.trainer, self.net, self.epoch, self.samples = trainer, trainer.net, epoch, samples
@@ -56,7 +59,8 @@ class Pass:
         self.net.reset()
         evaluation = self.net.evaluation
         try:
-            with closing(iter(self.loader)) as batches, borrowing(self.net, self._may_borrow):
+            borrowed = borrowing(self.net, self._may_borrow, self._updates)
+            with closing(iter(self.loader)) as batches, borrowed, self._settled():
                 for part, inputs in batches:
                     with self.net.backend.evaluation():  # whose device the sums of losses are on, too
                         self._process(part, inputs)
@@ -85,6 +89,11 @@ class Pass:
         """The share of the time in which the next batch wasn't ready."""
         return self.loader.waited / self.seconds if self.seconds else 0.0
 
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """What all batches are processed inside of."""
+        yield
+
     def _process(self, part: Part, inputs: Batch) -> None:
         self._evaluate(part, inputs, None)
 
@@ -98,8 +107,27 @@ class Pass:
         return out
 
 
+@dataclass
+class Step:
+    """A step that was launched with its evaluation, and what it takes to undo it, or to do it again."""
+
+    part: Part
+    inputs: Batch
+    seeds: Mapping[str, float]
+    evaluation: int
+    learning_rate: float
+    scale: float
+    state: dict[str, Any]  # of the solver, before
+    good: Callable[[], list[np.ndarray]]  # whether it moved anything
+
+
 class TrainingPass(Pass):
-    """Training: after every batch the solver makes a step along the derivatives of its sub-batches."""
+    """Training: after every batch the solver makes a step along the derivatives of its sub-batches.
+
+    Where the graph of the evaluation makes the step, the next batch is launched before anybody looks how this
+    one went; unless derivatives have a dynamic scale, which the next batch would have to know. Nothing moves
+    after what isn't finite, so that it can be done again, to say what is wrong.
+    """
 
     name = "training"
     mode = "train"
@@ -110,6 +138,8 @@ class TrainingPass(Pass):
         self.solver, self.scaling = trainer.solver, trainer.scaling
         self._ders: dict[str, Array] = {}
         self._may_borrow = trainer.num_sub_batches == 1 and self.solver.keeps_nothing
+        self._updates = trainer._updates_of(self.solver) if self._may_borrow else None
+        self._launched: Step | None = None
         self.scaling.skipped = 0
 
     def run(self, bar: Any) -> dict[str, float]:
@@ -124,6 +154,10 @@ class TrainingPass(Pass):
     def _process(self, part: Part, inputs: Batch) -> None:
         if not self._ders:  # a new batch
             self.solver.learning_rate = self.trainer.rate_at(self.epoch - 1 + self.done / len(self.samples))
+        net, solver, scaling = self.net, self.solver, self.scaling
+        before, state = net.evaluation, dict(solver.state)
+        if self._updates is not None:
+            self._updates.scale, self._updates.made = scaling.scale, False
         size = round(len(part.indices) / part.share)
         seeds = {
             name: self.scaling.scale * (weight / size if self._sum_up[name] else weight * part.share)
@@ -131,6 +165,14 @@ class TrainingPass(Pass):
         }
         with np.errstate(**OVERFLOWS if self.scaling.dynamic else {}):
             out = self._evaluate(part, inputs, seeds)
+        self._settle()
+        if self._updates is not None and self._updates.made:
+            good = net.backend.fetch([self._updates.good])
+            rate = solver.learning_rate
+            self._launched = Step(part, inputs, seeds, before, rate, scaling.scale, state, good)
+            if scaling.dynamic:
+                self._settle()
+            return
         self._collect(part)
         if not self._ders:
             raise OptionError(f"no parameter has a derivative of {', '.join(seeds)}: nothing can be trained")
@@ -144,17 +186,60 @@ class TrainingPass(Pass):
             self.scaling.step(finite)
             self._ders = {}
 
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """What is wrong with the batch before the last one is said first."""
+        try:
+            yield
+        except Exception:
+            self._settle()
+            raise
+        self._settle(last=True)
+
+    def _settle(self, last: bool = False) -> None:
+        """Look how the step went that was launched before, if one was."""
+        step, self._launched = self._launched, None
+        if step is None:
+            return
+        (good,) = step.good()
+        with self.net.backend.evaluation():
+            if not good:
+                self._undo(step)
+            elif last:
+                self._unscale(step.scale)
+        self.scaling.step(bool(good))
+
+    def _undo(self, step: Step) -> None:
+        """Let the solver forget a step that moved nothing; TrainingError unless its scale was too large."""
+        assert self._updates is not None
+        self.solver.state = step.state
+        finite = self.net.backend.finite
+        if not self.scaling.exhausted and finite([self.net.vars[name].value for name in self._sums]):
+            self._updates.good.fill(True)
+            return
+        self.net.evaluation, self.solver.learning_rate = step.evaluation, step.learning_rate
+        self.net._capture = False  # as a setting it would take memory from steps that may be under way
+        with np.errstate(all="ignore"):
+            out = self._evaluate(step.part, step.inputs, step.seeds)
+        self._collect(step.part)
+        self._stop_unless_scaled(step.part, step.inputs, step.seeds, out)
+
     def _step(self) -> None:
         """A step of the solver along the derivatives, without their scale, which moments don't have."""
-        params, ders, scale = self.net.params, self._ders, self.scaling.scale
-        if scale != 1:
-            names = [name for name in ders if params[name].train_method == "gradient"]
-            scaled = [ders[name] for name in names]
-            wide = np.promote_types(next(iter(ders.values())).dtype, np.float32)
-            ders |= zip(names, self.net.backend.cast(scaled, wide, 1 / scale), strict=True)
-        for name, der in ders.items():
-            params[name].der = der
+        for name, der in self._ders.items():
+            self.net.params[name].der = der
+        self._unscale(self.scaling.scale)
         self.solver.step(self.net)
+
+    def _unscale(self, scale: float) -> None:
+        """Take its scale from the derivatives of parameters; moments have none."""
+        params = self.net.params
+        ders = {n: p.der for n, p in params.items() if p.der is not None and p.train_method == "gradient"}
+        if scale == 1 or not ders:
+            return
+        wide = np.promote_types(next(iter(ders.values())).dtype, np.float32)
+        for name, der in zip(ders, self.net.backend.cast(list(ders.values()), wide, 1 / scale), strict=True):
+            params[name].der = der
 
     def _collect(self, part: Part) -> None:
         """Add the derivatives of a sub-batch; moments aren't derivatives: they are weighted by its size."""
@@ -172,7 +257,7 @@ class TrainingPass(Pass):
             if not finite([value]):
                 self._stop(part, inputs, seeds, f"{name} is {float(value)}")
         if self.scaling.exhausted:
-            name = next(name for name, der in self._ders.items() if not finite([der]))
+            name = next((name for name, der in self._ders.items() if not finite([der])), "?")
             scale = f" with loss_scale {self.scaling.scale:g}" if self.scaling.scale != 1 else ""
             self._stop(part, inputs, seeds, f"the derivative of parameter {name!r} is not finite{scale}")
 

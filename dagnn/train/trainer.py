@@ -21,6 +21,7 @@ from .report import Bar, Report
 from .scaling import LossScale
 from .solvers import SGD, Solver
 from .stats import History, write_stats
+from .update import Updates
 
 LearningRate = float | Sequence[float] | Callable[[float], float]
 
@@ -131,6 +132,7 @@ class Trainer:
         self.folder = None if self.exp_dir is None else Path(self.exp_dir).expanduser()
         self._given_rate, self._own_rate = self.learning_rate, self.solver.learning_rate
         self.scaling = self._scaling()
+        self._updates: Updates | None = None
         self._stopped = False
         self._broken_off = False  # in the middle of an epoch
 
@@ -196,6 +198,7 @@ class Trainer:
                 self._broken_off = False
                 report.epoch(training)
         finally:
+            self._updates = None
             net.mode, net.accumulate_param_ders, net.precision, net.capture = before
             self.solver.learning_rate = self._own_rate
             report.close()
@@ -230,6 +233,14 @@ class Trainer:
     def _run(self, current: Pass, title: str) -> dict[str, float]:
         with Bar(current, title, self.progress) as bar:
             return current.run(bar)
+
+    def _updates_of(self, solver: Solver) -> Updates | None:
+        """What graphs end with; the same as long as the solver is, for graphs go by it."""
+        if self._updates is None or self._updates.solver is not solver:
+            self._updates = Updates.of(self.net, solver, self.der_outputs)
+        if self._updates is not None:
+            self._updates.good.fill(True)
+        return self._updates
 
     # ---- beginning, checking, keeping
 

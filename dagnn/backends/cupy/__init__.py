@@ -23,6 +23,7 @@ from .random import Philox
 from .sampling import Sampling
 from .services import Services
 from .solvers import Steps
+from .tables import Tables
 
 INSTALL = "pip install 'dagnn[cuda13]' (or 'dagnn[cuda12]' for CUDA 12)"
 
@@ -64,6 +65,7 @@ class CuPyBackend(
         self._index = self._options["device"]
         self._cupy = _cupy(self._index)
         self._kernels = Kernels(self._cupy, self._index)
+        self._tables = Tables(self._cupy)
         self._recorders: WeakSet[Recorder] = WeakSet()
 
     def __repr__(self) -> str:
@@ -96,7 +98,7 @@ class CuPyBackend(
         return self._cupy.cuda.Device(self._index)
 
     def steps(self, rule: str) -> Steps:
-        return Steps(self._kernels, self._cupy, rule)
+        return Steps(self._kernels, self._cupy, self._tables, rule)
 
     def empty(self, shape, dtype):
         with self.evaluation():

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..services import Live
+from .tables import Tables
 
 
 class Recorder:
@@ -16,8 +17,8 @@ class Recorder:
     cuBLAS can't be recorded, nor what waits for the device.
     """
 
-    def __init__(self, cupy: Any) -> None:
-        self._cupy = cupy
+    def __init__(self, cupy: Any, tables: Tables) -> None:
+        self._cupy, self._tables = cupy, tables
         self._blocks: list[Any] = []
         self._pool = cupy.cuda.MemoryPool(partial(_block, cupy, self._blocks))
         self._stream = cupy.cuda.Stream(non_blocking=True)  # one for all graphs: pools keep memory by stream
@@ -36,9 +37,10 @@ class Recorder:
             except BaseException:
                 with suppress(self._cupy.cuda.runtime.CUDARuntimeError):  # another one, about the same
                     stream.end_capture()
+                self._tables.recorded(failed=True)
                 raise
             graph = stream.end_capture()
-        return partial(_launch, graph, self._pool)
+        return partial(_launch, graph, self._pool, self._tables.recorded())
 
     def place(self, array: Any) -> Hashable:
         """The address of an array, and what else kernels are told of it."""
@@ -66,5 +68,5 @@ def _block(cupy: Any, kept: list[Any], size: int) -> Any:
     return cupy.cuda.MemoryPointer(block, 0)
 
 
-def _launch(graph: Any, pool: Any) -> None:
+def _launch(graph: Any, *_: Any) -> None:
     graph.launch()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -12,21 +12,21 @@ from ...dtypes import is_floating
 from ..base import Backend
 from ..reference.checks import Array
 from .modules import THREADS, Kernels
+from .tables import Tables
 
 CHUNK = 4096  # elements of a block, as in kernels/many.cu
 TYPES = ("float16", "bfloat16", "float32", "float64")  # numbered as there
 
 
 class Many(Backend):
-    """Casts and checks of all arrays at once; one by one while work is recorded, for no table of their
-    addresses can be brought to the device then."""
+    """Casts and checks of all arrays at once."""
 
     _cupy: Any
     _kernels: Kernels
-    _capturing: Callable[[], bool]
+    _tables: Tables
 
     def cast(self, arrays, dtype, scale=1.0):
-        if self._capturing() or len(arrays) == 1:
+        if len(arrays) == 1:
             return super().cast(arrays, dtype, scale)
         with self.evaluation():
             changing = [k for k, a in enumerate(arrays) if a.dtype != dtype or scale != 1]
@@ -39,8 +39,6 @@ class Many(Backend):
         return results
 
     def finite(self, arrays):
-        if self._capturing():
-            return super().finite(arrays)
         with self.evaluation():
             dense = [_dense(self._cupy, a) for a in arrays if is_floating(a.dtype)]
             found = self._cupy.zeros((), np.int32)
@@ -55,7 +53,7 @@ class Many(Backend):
         for dtype, members in rows.items():
             table, blocks = places(members)
             if blocks:
-                given = len(members), self._cupy.asarray(table), *args
+                given = len(members), self._tables.new(table), *args
                 self._kernels.blocks("many", name, dtype, (blocks,), (THREADS,), *given)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
+
 from ..services import MemoryUse, Ready
 from .graphs import Recorder
 from .prefetch import Prefetcher
+from .tables import Tables
 
 
 class Services:
@@ -18,6 +21,7 @@ class Services:
     _cupy: Any
     _index: int
     _recorders: WeakSet[Recorder]
+    _tables: Tables
     evaluation: Callable[[], AbstractContextManager[Any]]
 
     def release_idle(self) -> None:
@@ -36,7 +40,7 @@ class Services:
 
     def recorder(self) -> Recorder:
         with self.evaluation():
-            recorder = Recorder(self._cupy)
+            recorder = Recorder(self._cupy, self._tables)
         self._recorders.add(recorder)
         return recorder
 
@@ -44,3 +48,22 @@ class Services:
         with self.evaluation():
             stream = self._cupy.cuda.get_current_stream()
         return Prefetcher(self._cupy, self.evaluation, stream)
+
+    def fetch(self, arrays: Sequence[Any]) -> Callable[[], list[np.ndarray]]:
+        with self.evaluation():
+            stream = self._cupy.cuda.get_current_stream()
+            found = [self._page_locked(array) for array in arrays]
+            for array, here in zip(arrays, found, strict=True):
+                array.get(stream, out=here, blocking=False)
+            copied = stream.record()
+
+        def get() -> list[np.ndarray]:
+            copied.synchronize()
+            return found
+
+        return get
+
+    def _page_locked(self, array: Any) -> np.ndarray:
+        """Room for an array; a copy into other memory would be waited for."""
+        memory = self._cupy.cuda.alloc_pinned_memory(max(1, array.nbytes))
+        return np.frombuffer(memory, array.dtype, array.size).reshape(array.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..services import Move
 from .layout import strides
 from .many import memory_order, places
 from .modules import THREADS, Kernels
+from .tables import Tables
 
 COLUMNS, NUMBERS = 15, 8  # as in kernels/many.cu
 AVERAGE, SINGLE, ELSEWHERE = 1, 2, 4
@@ -27,9 +28,10 @@ class Steps:
     copy of all derivatives in every step.
     """
 
-    def __init__(self, kernels: Kernels, cupy: Any, rule: str) -> None:
-        self._kernels, self._cupy, self._rule = kernels, cupy, rule
-        self._tables: dict[str, _Table] = {}
+    def __init__(self, kernels: Kernels, cupy: Any, tables: Tables, rule: str) -> None:
+        self._kernels, self._cupy, self._rule, self._device = kernels, cupy, rule, tables
+        self._tables: dict[str, _Table] = {}  # by types
+        self._types: list[str] = []  # of what was prepared
         self._held: list[Any] = []
 
     def slots(self, values: Sequence[Array], number: int) -> list[tuple[Array, ...]]:
@@ -43,22 +45,33 @@ class Steps:
                 found[k] = tuple(_lying_as(values[k], piece) for piece in pieces)
         return found
 
-    def prepare(self, moves: Sequence[Move]) -> Hashable:
+    def prepare(self, moves: Sequence[Move]) -> None:
         self._held = []
-        rows: dict[str, list[tuple[list[int], Sequence[float]]]] = {}
-        for move in moves:
-            rows.setdefault(move.value.dtype.name, []).append((self._row(move), move.numbers))
-        self._tables = {name: self._tables.get(name) or _Table() for name in rows}
+        self._types = [move.value.dtype.name for move in moves]
+        rows = self._apart([self._row(move) for move in moves])
+        numbers = self._apart([_padded(move.numbers, move.factor) for move in moves])
+        self._tables = {name: self._tables.get(name) or _Table(self._device) for name in rows}
         for name, table in self._tables.items():
-            table.fill(self._cupy, rows[name])
-        return tuple((name, *table.form) for name, table in self._tables.items())
+            table.fill(rows[name], np.array(numbers[name]))
 
-    def launch(self) -> None:
+    def renumber(self, numbers: Sequence[Sequence[float]], factor: float) -> None:
+        found = self._apart([_padded(given, factor) for given in numbers])
+        for name, table in self._tables.items():
+            table.renumber(np.array(found[name]))
+
+    def launch(self, go: Array | None = None) -> None:
         for name, table in self._tables.items():
             if table.blocks:
-                args = table.rows, table.places, table.numbers
+                args = table.rows, table.places, table.numbers, go
                 self._kernels.blocks("many", self._rule, name, (table.blocks,), (THREADS,), *args)
         self._held = []
+
+    def _apart(self, rows: Sequence[list[Any]]) -> dict[str, list[list[Any]]]:
+        """Rows of what was prepared, by type."""
+        found: dict[str, list[list[Any]]] = {}
+        for name, row in zip(self._types, rows, strict=True):
+            found.setdefault(name, []).append(row)
+        return found
 
     def _row(self, move: Move) -> list[int]:
         """A row of the table but for the first block; its arrays are kept until the launch."""
@@ -85,36 +98,39 @@ class Steps:
 class _Table:
     """Rows of one floating type, on the device, at the same address for as long as there are as many."""
 
-    places: Any = None
-    numbers: Any = None
-    blocks = 0
-
-    def __init__(self) -> None:
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
         self._host: tuple[Any, Any] = np.empty((0, COLUMNS), np.int64), np.empty((0, NUMBERS))
+        self.places: Any = None
+        self.numbers: Any = None
+        self.blocks = 0
 
     @property
     def rows(self) -> int:
         return len(self._host[0])
 
-    @property
-    def form(self) -> tuple[Hashable, ...]:
-        """What a launch is about, but for what the device reads."""
-        return self.rows, self.blocks, self.places.data.ptr, self.numbers.data.ptr
-
-    def fill(self, cupy: Any, rows: Sequence[tuple[list[int], Sequence[float]]]) -> None:
+    def fill(self, rows: Sequence[Sequence[int]], numbers: np.ndarray) -> None:
         """Bring to the device what changed of these rows."""
-        table, self.blocks = places([place for place, _ in rows])
-        numbers = np.zeros((len(rows), NUMBERS))
-        for k, (_, given) in enumerate(rows):
-            numbers[k, : len(given)] = given
+        table, self.blocks = places(rows)
         if len(rows) != self.rows:
-            self.places, self.numbers = cupy.asarray(table), cupy.asarray(numbers)
-        else:
-            on_device = (self.places, table, self._host[0]), (self.numbers, numbers, self._host[1])
-            for array, new, old in on_device:
-                if not np.array_equal(new, old):
-                    array.set(new)
-        self._host = table, numbers
+            self.places, self.numbers = self._tables.new(table), self._tables.new(numbers)
+            self._host = table, numbers
+            return
+        if not np.array_equal(table, self._host[0]):
+            self._tables.write(self.places, table)
+            self._host = table, self._host[1]
+        self.renumber(numbers)
+
+    def renumber(self, numbers: np.ndarray) -> None:
+        """Bring these numbers to the device if they changed."""
+        if not np.array_equal(numbers, self._host[1]):
+            self._tables.write(self.numbers, numbers)
+            self._host = self._host[0], numbers
+
+
+def _padded(numbers: Sequence[float], factor: float) -> list[float]:
+    """A row of numbers."""
+    return [*numbers, *[0.0] * (NUMBERS - 1 - len(numbers)), factor]
 
 
 def _by_type(values: Sequence[Array]) -> dict[str, list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,30 +95,35 @@ class Elementwise(Solver):
     def _steps_at_once(self) -> Steps | None:
         return self._at_once
 
-    def _prepare(self, steps: Steps, moving: Sequence[Moving], in_place: bool = False) -> Hashable:
-        """Let the next launches of `steps` move these parameters, which have their new arrays already.
-
-        `in_place`: in their arrays, whoever holds them.
-        """
+    def _prepare(self, steps: Steps, moving: Sequence[Moving]) -> None:
+        """Let the next launch of `steps` move these parameters, which have their new arrays already."""
         self._settle(steps, moving)
-        moves = []
-        for name, param, state, fanout in moving:
-            slots: tuple[Any, ...] = ()
-            if state is None:
-                rate = float(param.learning_rate)
-                numbers: tuple[float, ...] = (1 - rate, rate / fanout)
-            else:
-                state = self.state[name] = self._counted(self.state[name])
-                slots = tuple(state[slot] for slot in self.slots)
-                numbers = self.numbers(state, *self._rates(param))
-            mine = in_place or only_holder(param, "_value")
+        numbers, moves = self._counted_numbers(moving), []
+        for one, given in zip(moving, numbers, strict=True):
+            param = one.param
+            mine = only_holder(param, "_value")
             value: Any = param._value
             if mine:
                 param.version += 1
             else:
                 param._own(np.empty_like(value))
-            moves.append(Move(param._value, value, param.der, slots, numbers))
-        return steps.prepare(moves)
+            moves.append(Move(param._value, value, param.der, self._slots_of(one), given))
+        steps.prepare(moves)
+
+    def _slots_of(self, one: Moving) -> tuple[Any, ...]:
+        return () if one.state is None else tuple(self.state[one.name][slot] for slot in self.slots)
+
+    def _counted_numbers(self, moving: Sequence[Moving]) -> list[tuple[float, ...]]:
+        """What a step of each parameter computes with; the step is counted."""
+        found: list[tuple[float, ...]] = []
+        for name, param, state, fanout in moving:
+            if state is None:
+                rate = float(param.learning_rate)
+                found.append((1 - rate, rate / fanout))
+            else:
+                state = self.state[name] = self._counted(self.state[name])
+                found.append(self.numbers(state, *self._rates(param)))
+        return found
 
     def _settle(self, steps: Steps, moving: Sequence[Moving]) -> None:
         """Bring slots that are elsewhere, or in another order of memory, into flat buffers."""

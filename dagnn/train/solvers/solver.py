@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -127,13 +127,15 @@ class Solver:
                     value = average(_wide(param.value), _wide(param.der), float(param.learning_rate), fanout)
                     self._give(param, value)
 
-    def _moving(self, net: DagNN) -> list[Moving]:
-        """The parameters to move now, checked."""
+    def _moving(self, net: DagNN, derived: Collection[str] | None = None) -> list[Moving]:
+        """The parameters to move, checked: of those `derived`, default: of those that have a derivative."""
         self._follow(net)
+        if derived is None:
+            derived = {name for name, param in net.params.items() if param.der is not None}
         fanout = Counter(name for node in net.layers.values() for name in node.params)
         moving = []
         for name, param in net.params.items():
-            if not param.trainable or param.der is None:
+            if not param.trainable or name not in derived:
                 continue
             if param.train_method == "average":
                 moving.append(Moving(name, param, None, fanout[name]))
@@ -150,7 +152,7 @@ class Solver:
         """What moves all parameters at once on the backend at hand, if anything does."""
         return None
 
-    def _prepare(self, steps: Steps, moving: Sequence[Moving], in_place: bool = False) -> Hashable:
+    def _prepare(self, steps: Steps, moving: Sequence[Moving]) -> None:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:

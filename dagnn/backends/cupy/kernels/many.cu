@@ -51,7 +51,8 @@ extern "C" __global__ void cast(INDEX rows, const long long* table, INDEX to, AC
 // The addresses in a row of `table` are those of the new value, the value, the derivative and up to two
 // slots; then come flags, and the order of the derivative's memory where that is another: sizes of the three
 // inner axes of the value as it lies in memory, and what lies between the derivative's neighbours on each of
-// four axes. A row of `numbers` is what its rule reads; each says which.
+// four axes. A row of `numbers` is what its rule reads, each says which, and last a factor of the derivative.
+// Where `go` is given and says no, nothing is done.
 
 constexpr int COLUMNS = 15, NUMBERS = 8;
 enum { AVERAGE = 1, SINGLE = 2, ELSEWHERE = 4 };  // FLAGS; SINGLE: the derivative is float, whatever REAL is
@@ -74,11 +75,16 @@ __device__ inline ACC der_of(const long long* row, long long i) {
     return ((const REAL*)row[DER])[place];
 }
 
+// A product that is rounded before anything is added to it.
+__device__ inline float product(float a, float b) { return __fmul_rn(a, b); }
+__device__ inline double product(double a, double b) { return __dmul_rn(a, b); }
+
 // d = dzdw + decay w, without the product where there is no decay.
 __device__ inline ACC decayed(ACC w, ACC der, ACC decay) { return decay ? der + decay * w : der; }
 
 template <class Rule>
-__device__ void steps(INDEX rows, const long long* table, const double* numbers) {
+__device__ void steps(INDEX rows, const long long* table, const double* numbers, const bool* go) {
+    if (go && !*go) return;
     INDEX at = row_of_block(rows, table, COLUMNS);
     const long long* row = table + at * COLUMNS;
     const double* given = numbers + at * NUMBERS;
@@ -90,8 +96,9 @@ __device__ void steps(INDEX rows, const long long* table, const double* numbers)
         return;
     }
     Rule rule(given);
+    ACC factor = given[NUMBERS - 1];
     ACC *one = (ACC*)row[ONE], *two = (ACC*)row[TWO];
-    EACH_OF(row, i) fresh[i] = REAL(rule.moved(ACC(value[i]), der_of(row, i), one + i, two + i));
+    EACH_OF(row, i) fresh[i] = REAL(rule.moved(ACC(value[i]), product(der_of(row, i), factor), one + i, two + i));
 }
 
 // learning rate, weight decay, momentum, 1 for Nesterov's
@@ -157,22 +164,22 @@ struct Adam {
     }
 };
 
-extern "C" __global__ void sgd(INDEX rows, const long long* table, const double* numbers) {
-    steps<Sgd>(rows, table, numbers);
+extern "C" __global__ void sgd(INDEX rows, const long long* table, const double* numbers, const bool* go) {
+    steps<Sgd>(rows, table, numbers, go);
 }
 
-extern "C" __global__ void adagrad(INDEX rows, const long long* table, const double* numbers) {
-    steps<AdaGrad>(rows, table, numbers);
+extern "C" __global__ void adagrad(INDEX rows, const long long* table, const double* numbers, const bool* go) {
+    steps<AdaGrad>(rows, table, numbers, go);
 }
 
-extern "C" __global__ void rmsprop(INDEX rows, const long long* table, const double* numbers) {
-    steps<RMSProp>(rows, table, numbers);
+extern "C" __global__ void rmsprop(INDEX rows, const long long* table, const double* numbers, const bool* go) {
+    steps<RMSProp>(rows, table, numbers, go);
 }
 
-extern "C" __global__ void adadelta(INDEX rows, const long long* table, const double* numbers) {
-    steps<AdaDelta>(rows, table, numbers);
+extern "C" __global__ void adadelta(INDEX rows, const long long* table, const double* numbers, const bool* go) {
+    steps<AdaDelta>(rows, table, numbers, go);
 }
 
-extern "C" __global__ void adam(INDEX rows, const long long* table, const double* numbers) {
-    steps<Adam>(rows, table, numbers);
+extern "C" __global__ void adam(INDEX rows, const long long* table, const double* numbers, const bool* go) {
+    steps<Adam>(rows, table, numbers, go);
 }
