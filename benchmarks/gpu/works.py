@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ import dagnn.train
 from dagnn import DagNN
 from dagnn.backends.base import Backend
 from dagnn.capture import borrowing
+from dagnn.train.update import Updates
 
 from ..measure import Work
 from ..nets import Case
@@ -86,10 +87,17 @@ def ours(case: Case, setting: Setting, backend: Backend) -> Work:
         x = {"input": inputs["input"]}
         return lambda: net.eval(x, outputs=["prediction"])["prediction"]
     solver = dagnn.train.SGD(**SOLVER)
+    updates = Updates.of(net, solver, ["objective"])
+    lent = ExitStack()
+    lent.enter_context(
+        borrowing(net, updates=updates)
+    )  # as the trainer does, for all steps: in the end it copies
 
-    def step() -> None:
-        with borrowing(net):  # as the trainer does
-            net.eval(inputs, {"objective": 1}, outputs=["objective"])
+    def step(_: Any = lent) -> None:
+        if updates is not None:
+            updates.made = False
+        net.eval(inputs, {"objective": 1}, outputs=["objective"])
+        if updates is None or not updates.made:
             solver.step(net)
 
     return step
