@@ -153,6 +153,7 @@ def _tests(folder: Path, tests: Sequence[str], seconds: float) -> Result:
     """pytest in a process of its own, whose output goes to pytest.txt."""
     xml = folder / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-v", "-p", "benchmarks.gpu.plugin", "-p", "no:cacheprovider"]
+    command += ["-W", "default"]  # what CuPy warns of isn't an error
     command += [f"--golden-errors={folder / 'golden.json'}", f"--junitxml={xml}", "-rs", *tests]
     xml.unlink(missing_ok=True)
     where: dict[str, Any] = {"cwd": ROOT, "env": os.environ | ON_GPU}
