@@ -229,6 +229,17 @@ def test_every_name_is_one_of_cupy(cupy):
         assert names(ours) <= names(theirs), space
 
 
+def test_recorded_work_has_the_memory_of_a_pool_by_turns(cupy):
+    x, pool = cupy.ones(100), cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        first, one = graph_of(cupy, lambda: ((x + 1) * 2).sum())
+        second, two = graph_of(cupy, lambda: ((x + 2) * 2).sum())
+    before = pool.total_bytes()
+    first.launch()
+    second.launch()
+    assert (float(one), float(two)) == (400, 600) and before < 3 * 1024 + 2 * 512
+
+
 def test_what_graphs_work_in_is_kept_where_memory_is_short(emulated, cupy, monkeypatch):
     def doubled(n):
         return lambda: results.append((x[:n] + 1).sum() * 2)

@@ -1,6 +1,5 @@
 """Devices, memory pools, streams and graphs without CUDA: what stands for `cupy.cuda`."""
 
-import functools
 import threading
 import time
 import weakref
@@ -90,10 +89,11 @@ class Memory:
 
     def __init__(self, size: int, pool: "MemoryPool | None" = None) -> None:
         self.size, self.device = size, current_device()
+        self._room: list[np.ndarray] = []
         self._pool = None if pool is None else weakref.ref(pool)
         if pool is not None:
             pool._take(self)
-            self._end = weakref.finalize(self, _give_back, self._pool, size, self.device)
+            self._end = weakref.finalize(self, _give_back, self._pool, size, self.device, self._room)
         else:
             if _held(self.device) + size > MEMORY:
                 raise CUDARuntimeError(2)
@@ -101,15 +101,17 @@ class Memory:
             self._end = weakref.finalize(self, _let_go, size, self.device)
         self._end.atexit = False
 
-    @functools.cached_property
+    @property
     def bytes(self) -> np.ndarray:
-        room = np.empty(self.size + ALIGNMENT, np.uint8)
-        room.fill(0xFF)
-        start = -room.ctypes.data % ALIGNMENT
-        memory = room[start : start + self.size]
-        if capturing() and self.pool is not _default_pool:
-            get_current_stream()._graph.kept.append(memory)  # as long as the pool, that is the graph
-        return memory
+        if not self._room:
+            room = self.pool._idle_room(self.size) if self._pool is not None else None
+            self._room.append(_new_room(self.size) if room is None else room)
+            self._room[0].fill(0xFF)
+            if capturing() and self.pool is not _default_pool:
+                get_current_stream()._graph.kept.append(
+                    self._room[0]
+                )  # as long as the pool, that is the graph
+        return self._room[0][: self.size]
 
     @property
     def ptr(self) -> int:
@@ -127,9 +129,15 @@ class Memory:
             raise RuntimeError("an array was used whose memory pool is gone")
 
 
-def _give_back(pool: "weakref.ref[MemoryPool]", size: int, device: int) -> None:
+def _new_room(size: int) -> np.ndarray:
+    room = np.empty(-(-size // 512) * 512 + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : len(room) - ALIGNMENT + start]
+
+
+def _give_back(pool: "weakref.ref[MemoryPool]", size: int, device: int, room: list[np.ndarray]) -> None:
     if (alive := pool()) is not None:
-        alive._give_back(size, device)
+        alive._give_back(size, device, room)
 
 
 def _let_go(size: int, device: int) -> None:
@@ -182,6 +190,7 @@ class MemoryPool:
         self._used = [0] * DEVICES
         self._total = [0] * DEVICES
         self._limit = [0] * DEVICES
+        self._idle: list[np.ndarray] = []
         _pools.add(self)
 
     def malloc(self, size: int) -> MemoryPointer:
@@ -217,8 +226,15 @@ class MemoryPool:
             raise CUDARuntimeError(2)
         self._total[k] += more
 
-    def _give_back(self, size: int, device: int) -> None:
+    def _give_back(self, size: int, device: int, room: list[np.ndarray]) -> None:
         self._used[device] -= -(-size // 512) * 512
+        if self is not _default_pool and device == 0:
+            self._idle += room
+
+    def _idle_room(self, size: int) -> np.ndarray | None:
+        """Memory that somebody had before. The default pool hasn't any: what is gone is easier to tell so."""
+        fitting = [k for k, room in enumerate(self._idle) if len(room) >= size]
+        return self._idle.pop(fitting[-1]) if fitting else None
 
     def used_bytes(self) -> int:
         return self._used[current_device()]

@@ -15,8 +15,12 @@ class Tables:
         self._waiting: list[tuple[Any, np.ndarray]] = []
 
     def new(self, table: np.ndarray) -> Any:
-        """An array of these numbers."""
-        array = self._cupy.empty(table.shape, table.dtype)
+        """An array of these numbers, which also recorded work finds there each time it is done again.
+
+        So it isn't memory of the recorder's, which what else is recorded has by turns.
+        """
+        with self._cupy.cuda.using_allocator(self._cupy.get_default_memory_pool().malloc):
+            array = self._cupy.empty(table.shape, table.dtype)
         self.write(array, table)
         return array
 
