@@ -16,11 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
 
 from dagnn import DagNN
 
-from . import peers
 from .measure import error
 from .nets import Case
 from .works import onnxruntime
@@ -37,6 +35,8 @@ class Disagreement(Exception):
 
 def check(case: Case, phase: str, threads: int) -> dict[str, float]:
     """The largest errors of "dagnn" and its peers, in parts of the norm; Disagreement if one is too large."""
+    import torch
+
     torch.set_num_threads(threads)
     if phase == "infer":
         return _predictions(case, threads)
@@ -64,6 +64,10 @@ def errors_of(ders: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -
 
 
 def _predictions(case: Case, threads: int) -> dict[str, float]:
+    import torch
+
+    from . import peers
+
     net, inputs = case.net(), case.inputs()
     net.mode = "test"
     answers = {"dagnn": net.eval({"input": inputs["input"]}, outputs=["prediction"])["prediction"]}
@@ -99,6 +103,8 @@ def our_derivatives(case: Case, dtype: str) -> dict[str, np.ndarray]:
 
 def peers_derivatives(case: Case, dtype: str) -> dict[str, np.ndarray]:
     """PyTorch's, by the names that dagnn has for them."""
+    from . import peers
+
     net = without_dropout(case)
     model, x, label = peers.pytorch(net, case.inputs(), "nchw")
     if dtype == "float64":
@@ -111,6 +117,8 @@ def peers_derivatives(case: Case, dtype: str) -> dict[str, np.ndarray]:
 
 def pairs(net: DagNN) -> Iterator[tuple[str, str]]:
     """Parameters that derivatives train, by their names here and in PyTorch's module."""
+    from . import peers
+
     for name, place in net.layers.items():
         for param, role in zip(place.params, ("weight", "bias"), strict=False):
             yield param, f"layers.{peers.module_name(name)}.{role}"

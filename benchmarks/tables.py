@@ -1,6 +1,7 @@
 """Figures of benchmarks' JSON files as Markdown: `python -m benchmarks.tables FILE.json ... [--into PAGE]`.
 
-With --into they become the last section of a page, in place of those that were there.
+With --into they become a section of a page, in place of the figures that were there; those of a GPU have one
+of their own.
 """
 
 from __future__ import annotations
@@ -201,17 +202,18 @@ def markdown(figures: Mapping[str, Any]) -> str:
     return f"### {TITLES[kind]}\n\n{machine(figures['machine'])}\n\n{KINDS[kind](rows)}"
 
 
-SECTION = "\n## Figures\n"
+SECTIONS = {False: "Figures", True: "Figures on a GPU"}
 
 
-def placed(page: str, figures: str) -> str:
-    """`page` with `figures` as its last section.
+def placed(page: str, figures: str, title: str = SECTIONS[False]) -> str:
+    """`page` with `figures` as the section of this title, its last one if it had none.
 
-    >>> placed("# Speed\\n\\n## Figures\\n\\nold\\n", "new")
-    '# Speed\\n\\n## Figures\\n\\nnew\\n'
+    >>> placed("# Speed\\n\\n## Figures\\n\\nold\\n\\n## More\\n", "new")
+    '# Speed\\n\\n## Figures\\n\\nnew\\n\\n## More\\n'
     """
-    before, _, _ = page.rstrip("\n").partition(SECTION)
-    return f"{before.rstrip()}\n{SECTION}\n{figures.rstrip()}\n"
+    before, _, after = page.rstrip("\n").partition(f"\n## {title}\n")
+    _, more, rest = after.partition("\n## ")
+    return f"{before.rstrip()}\n\n## {title}\n\n{figures.rstrip()}\n" + (f"{more}{rest}\n" if more else "")
 
 
 def main() -> None:
@@ -219,11 +221,16 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what --json wrote")
     parser.add_argument("--into", type=Path, metavar="PAGE", help="a Markdown file, docs/performance.md")
     options = parser.parse_args()
-    text = "\n\n".join(markdown(json.loads(file.read_text())) for file in options.files)
-    if options.into:
-        options.into.write_text(placed(options.into.read_text(), text))
-    else:
-        print(text)
+    tables: dict[bool, list[str]] = {}
+    for file in options.files:
+        figures = json.loads(file.read_text())
+        tables.setdefault("device" in figures["machine"], []).append(markdown(figures))
+    for on_gpu, found in tables.items():
+        text = "\n\n".join(found)
+        if options.into:
+            options.into.write_text(placed(options.into.read_text(), text, SECTIONS[on_gpu]))
+        else:
+            print(text)
 
 
 if __name__ == "__main__":

@@ -201,6 +201,14 @@ def test_figures_are_put_into_a_page(monkeypatch, tmp_path):
         assert f"| {ratio:.2f} |" in page.read_text()
 
 
+def test_figures_of_a_gpu_have_a_section_of_their_own():
+    page = tables.placed("# Speed\n", "cpu")
+    for figures in ("old", "gpu"):
+        page = tables.placed(page, figures, "Figures on a GPU")
+    assert page == "# Speed\n\n## Figures\n\ncpu\n\n## Figures on a GPU\n\ngpu\n"
+    assert tables.placed(page, "new") == page.replace("cpu", "new")
+
+
 def test_tables_of_the_others():
     machine = measure.machine(2)
     rows = [

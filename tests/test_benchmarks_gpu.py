@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -229,11 +230,18 @@ def test_the_command_measures_what_there_is_time_for(backends, monkeypatch, caps
     monkeypatch.setattr(command, "backend_of", lambda precision, *_, **__: backends(precision))
     monkeypatch.setattr(rows.measure, "__defaults__", ("cpu", False))
     options = ["--nets", "small", "--phase", "infer", "--precision", "float32", "--batches", "1,2"]
-    file = tmp_path / "figures.json"
-    assert command.main([*options, "--seconds", "0", "--json", str(file)]) == 0
+    file, page = tmp_path / "figures.json", tmp_path / "page.md"
+    assert command.main([*options, "--capture", "both", "--seconds", "0", "--json", str(file)]) == 0
     found = json.loads(file.read_text())
-    assert [row["batch"] for row in found["rows"]] == [1, 2]
+    settings = [(row["batch"], row["capture"]) for row in found["rows"]]
+    assert settings == [(1, False), (1, True), (2, False), (2, True)]
     assert found["machine"]["device"] == "an emulated device"
+    page.write_text("## Figures\n\nof a CPU\n")
+    monkeypatch.setattr(sys, "argv", ["tables", str(file), "--into", str(page)])
+    tables.main()
+    assert page.read_text().startswith(
+        "## Figures\n\nof a CPU\n\n## Figures on a GPU\n\n### Networks on a GPU"
+    )
     assert "infer in float32 against pytorch: geometric mean" in capsys.readouterr().out
     assert command.main([*options, "--minutes", "1e-9"]) == 1
     assert capsys.readouterr().out.count("not measured, time is up") == 2
@@ -241,6 +249,19 @@ def test_the_command_measures_what_there_is_time_for(backends, monkeypatch, caps
     assert command.main(["--layouts", *options]) == 0
     assert "better: " in capsys.readouterr().out
     assert "| 1x3x8x8 \\* 4x3x3x3 pad 1 | float32 | dzdw |" in tables.markdown(json.loads(file.read_text()))
+
+
+def test_the_check_is_imported_without_pytorch():
+    code = "import sys; sys.modules['torch'] = None; import benchmarks.gpu.check, benchmarks.gpu.rows"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=check.ROOT)
+
+
+def test_without_pytorch_it_says_so(backends, monkeypatch, capsys):
+    monkeypatch.setattr(command, "backend_of", lambda precision, *_, **__: backends(precision))
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        command.main(["--check"])
+    assert "PyTorch is missing: pip install 'dagnn[bench]'" in capsys.readouterr().err
 
 
 def _no_device():

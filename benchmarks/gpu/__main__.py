@@ -28,6 +28,7 @@ from ..works import LAYOUTS, PHASES
 from .works import PRECISIONS, Backends, Setting, backend_of
 
 NETS = ("alexnet", "vgg-f", "vgg-vd-16", "googlenet", "resnet-50")
+CAPTURE = {"no": (False,), "yes": (True,), "both": (False, True)}
 NO_GPU = 2
 MINUTES = 25  # for --check
 
@@ -50,7 +51,14 @@ def parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(PRECISIONS)}, with commas (default: %(default)s)",
     )
     top.add_argument("--batches", default="1,16,64", help="images in a batch (default: %(default)s)")
-    top.add_argument("--capture", action="store_true", help="with CUDA graphs")
+    top.add_argument(
+        "--capture",
+        nargs="?",
+        choices=CAPTURE,
+        default="no",
+        const="yes",
+        help="with CUDA graphs; both: without them and with them (default: %(default)s)",
+    )
     top.add_argument("--seconds", type=float, default=5, help="of measuring each (default: %(default)s)")
     top.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     top.add_argument("--device", type=int, default=0, help="number of the GPU (default: %(default)s)")
@@ -79,6 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             (options.out / "summary.txt").write_text(message + "\n")
         return NO_GPU
 
+    if not find_spec("torch"):
+        top.error("PyTorch is missing: pip install 'dagnn[bench]'")
+
     fastest = {} if options.check else {"autotune": True, "deterministic": False}  # as PyTorch is here
 
     def backends(precision: str) -> Backend:
@@ -89,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check(options, names, precisions, phases, backends)
     if options.layouts:
         return _layouts(options, names, precisions, batches[-1], backends)
-    settings = [Setting(*way, options.capture) for way in product(phases, precisions)]
+    settings = [Setting(*way) for way in product(phases, precisions, CAPTURE[options.capture])]
     return _networks(options, names, settings, batches, backends)
 
 
@@ -129,7 +140,7 @@ def _networks(
     failed = 0
     end = perf_counter() + 60 * (options.minutes or inf)
     print(HEADER)
-    for setting, name, batch in product(settings, names, batches):
+    for name, batch, setting in product(names, batches, settings):  # what is right is computed once a batch
         if perf_counter() > end:
             print(f"{name}, {setting}, batch {batch}: not measured, time is up", flush=True)
             failed += 1
