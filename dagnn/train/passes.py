@@ -140,6 +140,7 @@ class TrainingPass(Pass):
         self._may_borrow = trainer.num_sub_batches == 1 and self.solver.keeps_nothing
         self._updates = trainer._updates_of(self.solver) if self._may_borrow else None
         self._launched: Step | None = None
+        self._scaled = 1.0  # the scale of the derivatives that the last step left
         self.scaling.skipped = 0
 
     def run(self, bar: Any) -> dict[str, float]:
@@ -173,6 +174,7 @@ class TrainingPass(Pass):
             if scaling.dynamic:
                 self._settle()
             return
+        self._scaled = 1.0
         self._collect(part)
         if not self._ders:
             raise OptionError(f"no parameter has a derivative of {', '.join(seeds)}: nothing can be trained")
@@ -194,9 +196,10 @@ class TrainingPass(Pass):
         except Exception:
             self._settle()
             raise
-        self._settle(last=True)
+        self._settle()
+        self._unscale(self._scaled)
 
-    def _settle(self, last: bool = False) -> None:
+    def _settle(self) -> None:
         """Look how the step went that was launched before, if one was."""
         step, self._launched = self._launched, None
         if step is None:
@@ -205,8 +208,7 @@ class TrainingPass(Pass):
         with self.net.backend.evaluation():
             if not good:
                 self._undo(step)
-            elif last:
-                self._unscale(step.scale)
+        self._scaled = step.scale if good else 1.0
         self.scaling.step(bool(good))
 
     def _undo(self, step: Step) -> None:
