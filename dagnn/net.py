@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import backends
-from .capture import Captures
 from .dtypes import floating, is_floating
 from .errors import DTypeError, GraphError, OptionError, ShapeError, shortage_explained, shorten
 from .geometry import Shape
@@ -22,7 +21,6 @@ from .overwriting import derivatives_in_place, values_in_place
 from .plan import Arrays, Form, Plan, Request, Step, owner, shape_and_type
 from .planning import make_plan
 from .precision import FULL, Copies, mixed
-from .recompute import Replay, at_most, within
 from .rewrites import apart, fuse, outdated
 from .settings import Settings
 from .structure import Names
@@ -30,7 +28,7 @@ from .variables import RELEASED, Param
 
 if TYPE_CHECKING:
     from .backends.base import Array, Backend
-    from .capture import Updates
+    from .capture import Captures, Updates
     from .profile import Profile
     from .simplenn import SimpleNN
 
@@ -143,6 +141,8 @@ class DagNN(Settings):
             plan = plan if budget is None else self._within(budget, plan, values)
             plan = plan if self.watch is None else self.watch(plan)
             if budget is not None:
+                from .recompute import Replay
+
                 replay = Replay(plan, values, self._context, self.backend)
                 context, before = replay.first, replay.before
             contexts, forms = plan.forward(values, context)
@@ -208,6 +208,8 @@ class DagNN(Settings):
 
     def _within(self, budget: int, plan: Plan, values: Arrays) -> Plan:
         """The plan rewritten for a budget; one made for inputs at least as large will do."""
+        from .recompute import at_most, within
+
         self._forget_ders()
         known: list[Any] = self._cache.setdefault("budgets", [])
         forms = {name: (value.shape, value.dtype) for name, value in values.items()}
@@ -232,6 +234,8 @@ class DagNN(Settings):
                 param.der = None
 
     def _captures(self) -> Captures:
+        from .capture import Captures
+
         if "captures" not in self._cache:
             self._cache["captures"] = Captures(self)
         return self._cache["captures"]

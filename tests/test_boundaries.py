@@ -119,8 +119,8 @@ def test_nothing_imports_the_command_line():
 
 
 def test_heavy_packages_are_not_imported_with_dagnn():
-    heavy = ["h5py", "scipy", "matplotlib", "onnx", "mpi4py", "PIL", "cupy", "ml_dtypes"]
-    heavy += ["sklearn", "torch", "tqdm"]
+    heavy = ["h5py", "scipy", "matplotlib", "onnx", "mpi4py", "PIL", "cupy", "cudnn"]
+    heavy += ["ml_dtypes", "sklearn", "torch", "tqdm", "dagnn.capture", "dagnn.recompute"]
     code = f"import sys, dagnn; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
