@@ -336,7 +336,8 @@ def test_kernels_of_maps_can_be_captured(emulated):
 
     expected = [emulated.to_numpy(a) for a in step()]
     results = []
-    emulated.recorder().record(lambda: results.extend(step()))()
+    launch = emulated.recorder().record(lambda: results.extend(step()))  # which has the results' memory
+    launch()
     for a, right in zip(results, expected, strict=True):
         np.testing.assert_array_equal(emulated.to_numpy(a), right)
 

@@ -31,8 +31,8 @@ class Recorder(Protocol):
     def record(self, work: Callable[[], Any]) -> Callable[[], None]:
         """What does again all that `work` has the device do, with the same arrays; nothing is done before.
 
-        Numbers of the host stay what they are; results are in the arrays that `work` keeps. An error says
-        what can't be recorded.
+        Numbers of the host stay what they are; results are in the arrays that `work` keeps, for as long as
+        what is returned is kept. An error says what can't be recorded.
         """
 
     def place(self, array: Any) -> Hashable:
