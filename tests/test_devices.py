@@ -149,6 +149,15 @@ def test_arrays_of_another_device_are_moved(emulated, cupy):
     assert float(found) == pytest.approx(float(net.eval(inputs)["objective"]))
 
 
+def test_recorded_work_keeps_numbers_of_the_host_but_no_arrays(emulated):
+    made = []
+    launch = emulated.recorder().record(lambda: made.append(emulated.asarray(np.float32(2.5)) * 2))
+    launch()
+    assert float(made[0]) == 5 and made[0].dtype == np.float32
+    with pytest.raises(BackendError, match="an array of the host can't be part of recorded work"):
+        emulated.recorder().record(lambda: emulated.asarray([1.0]))
+
+
 def test_maps_of_another_device_keep_their_order_of_memory(emulated, cupy):
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("this machine has one device")

@@ -80,9 +80,7 @@ class CuPyBackend(
     def asarray(self, a: Any) -> Array:
         with self.evaluation():
             if not self.owns(a):
-                if self._capturing() and np.ndim(a):
-                    raise BackendError("an array of the host can't be part of recorded work")
-                return self._cupy.asarray(a)
+                return self._number(np.asarray(a)) if self._capturing() else self._cupy.asarray(a)
             return a if a.device.id == self._index else self._from_elsewhere(a)
 
     def to_numpy(self, a: Array) -> np.ndarray:
@@ -107,6 +105,12 @@ class CuPyBackend(
     def zeros(self, shape, dtype):
         with self.evaluation():
             return self._cupy.zeros(shape, dtype)
+
+    def _number(self, a: np.ndarray) -> Array:
+        """A number of the host in recorded work, which keeps it; its memory may be anything's later."""
+        if a.ndim:
+            raise BackendError("an array of the host can't be part of recorded work")
+        return self._cupy.full((), a.item(), a.dtype)
 
     def _from_elsewhere(self, a: Array) -> Array:
         """A copy of another device's array in its order of memory, when all is done that may write there.
