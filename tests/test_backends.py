@@ -122,6 +122,11 @@ def test_services(backend):
     good = [*wrong[:1], backend.asarray(np.float16([65504])), backend.asarray([1])]
     assert bool(backend.finite(good)) and bool(backend.finite([])) and backend.finite(good).shape == ()
     assert not any(bool(backend.finite([*good, array])) for array in wrong[1:])
+    kept = backend.asarray(np.float32([1, 2]))
+    read = backend.fetch([kept, backend.finite(good)])
+    kept[...] = 0
+    for found, expected in zip(read(), (np.float32([1, 2]), np.array(True)), strict=True):
+        np.testing.assert_array_equal(found, expected, strict=True)
     assert backend.name in NAMES and backend.name in repr(backend)
 
 

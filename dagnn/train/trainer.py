@@ -53,7 +53,8 @@ class Trainer:
     loss_scale : a factor of derivatives on their way, a number or "dynamic", which float16 has by default: as
         large as may be, for which steps whose derivatives overflow are skipped.
     capture : replay evaluations as CUDA graphs on a backend that has such, with the same results; see
-        `DagNN.capture`, which it sets meanwhile.
+        `DagNN.capture`, which it sets meanwhile. Unless batches have sub-batches, or the solver is your own,
+        the graph of a training step holds all of it, and the next batch is launched before it has ended.
     prefetch : sub-batches prepared in the background, and brought to the GPU; 0: none. The result doesn't
         depend on it.
     exp_dir : folder for checkpoints `net-epoch-N.h5`, `stats.json`, `stats.csv` and `curves.png`; default:
@@ -198,7 +199,8 @@ class Trainer:
                 self._broken_off = False
                 report.epoch(training)
         finally:
-            self._updates = None
+            if self._updates is not None:  # graphs that end with its steps aren't used again
+                net.capture, self._updates = False, None
             net.mode, net.accumulate_param_ders, net.precision, net.capture = before
             self.solver.learning_rate = self._own_rate
             report.close()
@@ -239,7 +241,8 @@ class Trainer:
         if self._updates is None or self._updates.solver is not solver:
             self._updates = Updates.of(self.net, solver, self.der_outputs)
         if self._updates is not None:
-            self._updates.good.fill(True)
+            with self.net.backend.evaluation():
+                self._updates.good.fill(True)
         return self._updates
 
     # ---- beginning, checking, keeping

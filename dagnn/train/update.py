@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from ..backends.services import Move
@@ -33,7 +34,7 @@ class Updates:
     @staticmethod
     def of(net: DagNN, solver: Solver, objectives: Iterable[str]) -> Updates | None:
         """None where evaluations aren't captured, or the solver doesn't move all parameters at once."""
-        if not net.capture or net.backend.recorder() is None or not isinstance(solver, Elementwise):
+        if not net.capture or not isinstance(solver, Elementwise):
             return None
         kernel = solver._known_kernel()
         known = bool(kernel) and net.backend.steps(kernel) is not None
@@ -59,6 +60,8 @@ class Update:
         self._steps = steps
         solver._settle(steps, self._moving)
         self._slots = [solver._slots_of(one) for one in self._moving]
+        self._states: list[Any] = []  # of the solver, as the last launch left them
+        self._numbers: Any = None  # of the last launch
         moves = {one.name for one in self._moving}
         self._methods = [(net.params[name], net.params[name].train_method, name in moves) for name in derived]
         self._prepare({one.name: one.param._value for one in self._moving})
@@ -91,16 +94,20 @@ class Update:
             moves_now = bool(rate * param.learning_rate or decay * param.weight_decay)
             if param.train_method != method or (method == "gradient" and moves_now != moves):
                 return False
-        for one, slots in zip(self._moving, self._slots, strict=True):
-            if slots:
-                now = state.get(one.name)
-                if now is None or any(now[k] is not a for k, a in zip(solver.slots, slots, strict=True)):
-                    return False
-        return True
+        if len(state) == len(self._states) and all(map(is_, state.values(), self._states)):
+            return True
+        return all(
+            one.state is None or (one.name in state and all(map(is_, solver._slots_of(one), slots)))
+            for one, slots in zip(self._moving, self._slots, strict=True)
+        )
 
     def ready(self) -> None:
-        """Bring rates, and the numbers of the steps, to the device."""
-        self._steps.renumber(self._solver._counted_numbers(self._moving), 1 / self._updates.scale)
+        """Bring rates, and the numbers of the steps, to the device, where they changed."""
+        numbers = self._solver._counted_numbers(self._moving), 1 / self._updates.scale
+        if numbers != self._numbers:
+            self._steps.renumber(*numbers)
+            self._numbers = numbers
+        self._states = list(self._solver.state.values())
         for one in self._moving:
             one.param.version += 1
         self._updates.made = True
