@@ -81,7 +81,8 @@ def record(
 def _made(step: Step, ctx: Context, values: Arrays) -> Made:
     elsewhere = [*(p._value for p in step.params), *_arrays(ctx.state)]
     known = {id(owner(array)): Ref(None) for array in elsewhere}
-    known |= {id(owner(values[name])): Ref(name) for name in step.reads}
+    # Two that are one array count as the layer's own input: what a silent step adds is not there again.
+    known |= {id(owner(values[name])): Ref(name) for name in reversed(step.reads)}
     made, place = Made(), 0
 
     def ref(array: Any) -> Ref:

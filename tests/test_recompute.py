@@ -188,6 +188,22 @@ def test_a_step_that_only_hands_a_derivative_on_has_nothing_to_make_again():
     same(results(net, *arguments, memory_budget=budget), plain)
 
 
+def test_what_is_added_may_be_the_input_itself():
+    """A dropout in mode "test" hands its input on: one array under two names, of which one comes again."""
+    net, x = dagnn.DagNN(), "x"
+    for k in range(6):
+        net.add_layer(f"first{k}", dagnn.Conv(size=(4, 4, 3, 3), pad=1), x, f"a{k}")
+        net.add_layer(f"drop{k}", dagnn.DropOut(), f"a{k}", f"d{k}")
+        net.add_layer(f"second{k}", dagnn.Conv(size=(4, 4, 3, 3), pad=1), f"a{k}", f"b{k}")
+        net.add_layer(f"sum{k}", dagnn.Sum(), [f"b{k}", f"d{k}"], f"s{k}")
+        x = f"s{k}"
+    net.init_params()
+    net.mode = "test"
+    inputs, seeds = {"x": np.ones((4, 4, 64, 64), "f")}, {x: np.ones((4, 4, 64, 64), "f")}
+    plain = results(net, inputs, seeds)
+    same(results(net, inputs, seeds, memory_budget=smallest(net, inputs, seeds)), plain)
+
+
 def test_what_fits_runs_once():
     net = deep("dropout")
     net.insert("counting", counting := Counting(), after="r1")
