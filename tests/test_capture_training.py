@@ -8,6 +8,7 @@ import pytest
 from test_capture import assert_same, batch, count_launches, host, small_net  # noqa: F401
 
 import dagnn
+from dagnn import capture
 from dagnn.errors import TrainingError
 from dagnn.train import SGD, Adam, AdamW, RMSProp, Solver, Trainer
 
@@ -104,6 +105,31 @@ def test_float16_and_steps_that_are_skipped(emulated, launches, solver, scale):
     assert launches["launch"] > 10
     skipped = [epoch["train"].get("skipped_steps", 0) for epoch in trainer.history]
     assert (sum(skipped) > 6) == (scale > 2**20) and skipped[-1] < 6
+
+
+@pytest.mark.parametrize(
+    ("loss_scale", "replayed"),
+    [(None, ["launch", *["launch", "look"] * 4, "look"]), ("dynamic", ["launch", "look"] * 5)],
+)
+def test_the_next_step_is_launched_before_anybody_looks(emulated, monkeypatch, loss_scale, replayed):
+    log, launch, fetch, get = [], capture.Graph.launch, emulated.fetch, emulated.xp.ndarray.get
+
+    def looked(arrays):
+        read = fetch(arrays)
+        return lambda: log.append("look") or read()
+
+    def waited(self, *args, blocking=True, **options):
+        if blocking:
+            log.append("wait")
+        return get(self, *args, blocking=blocking, **options)
+
+    monkeypatch.setattr(capture.Graph, "launch", lambda *a, **b: log.append("launch") or launch(*a, **b))
+    monkeypatch.setattr(emulated, "fetch", looked)
+    if not hasattr(emulated.xp, "__path__"):  # CuPy's own arrays can't be changed
+        monkeypatch.setattr(emulated.xp.ndarray, "get", waited)
+    options = {"batch_size": 4, "num_epochs": 1, "capture": True, "progress": False}
+    Trainer(small_net(emulated), Adam(), loss_scale=loss_scale, **options).fit(data(24))
+    assert log[log.index("launch") : len(log) - log[::-1].index("look")] == replayed
 
 
 def test_casts_of_a_recorded_step_are_one_launch_each(emulated, monkeypatch):
