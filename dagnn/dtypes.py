@@ -27,6 +27,18 @@ def is_half(dtype: Any) -> bool:
     return dtype.itemsize == 2 and (dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16"))
 
 
+def rounded(array: Any, dtype: Any) -> Any:
+    """`array` as `dtype`; numbers that are too large for it are infinite without a warning, as on a GPU.
+
+    Scaled derivatives are expected to be, now and then.
+
+    >>> rounded(np.float32([1, 70000]), np.float16)
+    array([ 1., inf], dtype=float16)
+    """
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
 def floating(dtype: Any) -> np.dtype:
     """`dtype`, which may be a name such as "bfloat16", as a floating type.
 

@@ -269,7 +269,13 @@ def _no_device():
 
 
 def test_options_are_checked(capsys):
-    for wrong in (["--batches", "0"], ["--nets", "mynet"], ["--precision", "int8"], ["--check", "--layouts"]):
+    for wrong in (
+        ["--device", "-1"],
+        ["--batches", "0"],
+        ["--nets", "mynet"],
+        ["--precision", "int8"],
+        ["--check", "--layouts"],
+    ):
         with pytest.raises(SystemExit):
             command.main(wrong)
     assert "whole numbers from 1. Received: '0'" in capsys.readouterr().err

@@ -600,6 +600,16 @@ def test_graphs_cast_parameters_anew(emulated, precision):
         np.testing.assert_array_equal(*(emulated.to_numpy(c).astype("float32") for c in (a, b)))
 
 
+def test_overflow_is_infinite_and_nothing_to_warn_of(backend):
+    x = backend.asarray(np.full((1, 2, 3, 3), 6e4, "float16"))
+    for out in (None, backend.empty(x.shape, x.dtype)):
+        assert np.isinf(backend.to_numpy(backend.sum([x, x], out=out))).all()
+    ones = backend.asarray(np.ones(2, "float32"))
+    moments = backend.asarray(np.array([[0, 1e-3], [0, 1e-3]], "float32"))
+    normal, _ = backend.batch_norm(x, ones, ones, moments=moments)
+    assert np.isinf(backend.to_numpy(normal)).all()
+
+
 def test_labels_and_weights_of_16_bits_leave_data_its_type(backend):
     x = np.random.default_rng(0).standard_normal((3, 4, 1, 1), np.float32)
     x, whole = backend.asarray(x), np.arange(3)

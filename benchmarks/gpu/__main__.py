@@ -20,7 +20,7 @@ from time import perf_counter
 from typing import Any
 
 from dagnn.backends.base import Backend
-from dagnn.errors import BackendError
+from dagnn.errors import BackendError, OptionError
 
 from ..measure import choose, machine
 from ..nets import CASES, convolutions
@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     batches = choose_batches(options.batches, top.error)
     try:
         _use(backend_of("float32", options.device), options.device)
+    except OptionError as error:
+        top.error(str(error))
     except BackendError as error:
         message = f"There is no GPU, nothing was run: {error}"
         print(message, flush=True)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...dtypes import is_floating, is_half
+from ...dtypes import is_floating, is_half, rounded
 from .activation import Activation
 from .checks import one_dtype
 from .convolution import Convolution
@@ -64,7 +64,7 @@ def _widened(kernel: Callable[..., Any]) -> Callable[..., Any]:
         result = kernel(**free, **{name: _wide(value) for name, value in data.items()})
         if out is None:
             return _narrow(result, half)
-        out[...] = result
+        out[...] = rounded(result, half)
         return out
 
     call.__doc__ = inspect.getdoc(kernel)  # that of the reference, where a faster one has none
@@ -103,5 +103,4 @@ def _narrow(result: Any, half: Any) -> Any:
         return tuple(_narrow(part, half) for part in result)
     if getattr(result, "dtype", None) != np.float32:
         return result
-    with np.errstate(over="ignore"):  # as on a GPU; scaled derivatives are expected to, now and then
-        return result.astype(half)
+    return rounded(result, half)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...dtypes import is_half
+from ...dtypes import is_half, rounded
 from ...errors import OptionError, ShapeError
 from ...geometry import Quad, pair, shape4
 from .checks import Array, one_dtype, same_shape
@@ -64,7 +64,7 @@ class Normalisation:
         if is_half(x.dtype):
             wide = [_widened(a) for a in (x, multipliers, biases, moments, add)]
             y, found = self.batch_norm(*wide[:3], epsilon=epsilon, moments=wide[3], add=wide[4], relu=relu)
-            return y.astype(x.dtype), found.astype(multipliers.dtype)
+            return rounded(y, x.dtype), rounded(found, multipliers.dtype)
         if moments is None:
             count = max(x.size // x.shape[1], 1)
             rough = (self._channel_sums(x) / count).astype(x.dtype)
@@ -106,7 +106,7 @@ class Normalisation:
         if is_half(x.dtype):
             wide = (_widened(a) for a in (dzdy, x, multipliers, moments))
             dzdx, *ders = self.batch_norm_ders(*wide, given=given)
-            return dzdx.astype(x.dtype), *(der.astype(multipliers.dtype) for der in ders)
+            return rounded(dzdx, x.dtype), *(rounded(der, multipliers.dtype) for der in ders)
         mean, sigma = moments[:, 0], moments[:, 1]
         count = max(x.size // x.shape[1], 1)
         centred = x - _column(mean)
