@@ -235,8 +235,11 @@ def test_memory_that_begins_anywhere(emulated, layout, dtype):
         results.append(
             [y, moments, *emulated.batch_norm_ders(dzdy, x, g, moments), best, winner, dzdx, mean, ders]
         )
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(emulated.to_numpy(one), emulated.to_numpy(other))
+    for one, other in zip(*results, strict=True):  # compilers add products as it suits each way
+        one, other = (emulated.to_numpy(a).astype(np.float64) for a in (one, other))
+        np.testing.assert_allclose(
+            one, other, rtol=0, atol=TOLERANCES[np.dtype(floating(dtype)).name] * abs(other).max()
+        )
 
 
 def test_the_variance_keeps_its_digits(emulated):

@@ -51,14 +51,14 @@ def values(net):
     return {name: net.backend.to_numpy(param.value) for name, param in net.params.items()}
 
 
-def agree(actual, expected, dtype):
+def agree(actual, expected, dtype, slack=1):
     assert actual.keys() == expected.keys()
     for name, right in expected.items():
         one = actual[name]
         assert one.dtype == right.dtype and one.shape == right.shape, name
         largest = np.abs(right.astype(np.float64)).max(initial=0)
         np.testing.assert_allclose(
-            one.astype(np.float64), right.astype(np.float64), rtol=0, atol=TOLERANCES[dtype] * largest
+            one.astype(np.float64), right.astype(np.float64), rtol=0, atol=TOLERANCES[dtype] * slack * largest
         )
 
 
@@ -83,7 +83,8 @@ def test_steps_are_numpys(emulated, kind, dtype, data):
         derive(net, step, ders, order), derive(twin, step, ders, order)
         some.step(net), same.step(twin)
         agree(values(net), values(twin), dtype)
-    agree(flat(some), flat(same), "float64" if dtype == "float64" else "float32")
+    # Values that were rounded to 16 bits are in slots, too, times the decay.
+    agree(flat(some), flat(same), dtype, 0.1 if dtype.endswith("16") else 1)
     assert some.state.keys() == net.params.keys() - {"all_p2"}
 
 
