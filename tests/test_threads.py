@@ -92,6 +92,52 @@ np.savez(sys.argv[1], y=y, dzdx=ders[0], dzdw=ders[1])
         assert np.array_equal(many[name], again[name]), "the same for the same number of threads"
 
 
+def test_blas_has_one_thread_whoever_comes_in_first_and_leaves_last():
+    before, seen = blas_threads(), []
+    with threads.one_thread:  # a first thread, which lives on
+        pass
+
+    def inside(entered=None, leave=None):
+        with threads.one_thread:
+            seen.append(blas_threads())
+            if entered is not None:
+                entered.set()
+                leave.wait(60)
+            seen.append(blas_threads())
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(inside).result()
+        assert blas_threads() == before
+        entered, leave = threading.Event(), threading.Event()
+        with threads.one_thread:
+            last = pool.submit(inside, entered, leave)
+            assert entered.wait(60)
+        assert set(blas_threads()) == {1}
+        leave.set()
+        last.result()
+    assert all(set(counts) == {1} for counts in seen)
+    assert blas_threads() == before
+
+
+def test_another_thread_gets_the_same_bits():
+    """BLAS on two threads adds up long sums in another order."""
+    code = """
+import threading, numpy as np
+from dagnn.backends import numpy as kernels
+rng = np.random.default_rng(0)
+x, dzdy = (rng.standard_normal((4, c, 50, 50), dtype="f") for c in (3, 8))
+found = []
+def work():
+    found.append(kernels.conv_dzdw(dzdy, x, (8, 3, 3, 3), pad=1))
+work()
+other = threading.Thread(target=work)
+other.start()
+other.join()
+print(np.array_equal(*found))
+"""
+    assert in_a_process(code, DAGNN_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2") == "True"
+
+
 def test_nets_on_several_threads_do_not_disturb_each_other():
     def evaluate(seed):
         net = dagnn.DagNN()

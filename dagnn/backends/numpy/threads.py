@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import cache
+from itertools import product
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, RLock, Thread, local
@@ -192,29 +193,48 @@ class _OneThread:
     def reset(self) -> None:
         self._lock = RLock()
         self._inside = 0
-        self._limit: Any = None
+        self._before: list[tuple[Callable[[int], Any], int]] = []  # what sets a BLAS's threads, and their number
 
     def __enter__(self) -> None:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                self._limit = _controller().limit(limits=1, user_api="blas")
+                self._before = [(setter, library.get_num_threads()) for library, setter in _blas()]
+                for setter, _ in self._before:
+                    setter(1)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._limit.restore_original_limits()
+                for setter, number in self._before:
+                    setter(number)
 
 
 one_thread = _OneThread()
 
 
 @cache
-def _controller() -> Any:
+def _blas() -> list[tuple[Any, Callable[[int], Any]]]:
+    """The BLAS libraries there are, each with what sets its number of threads."""
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    return [(library, _setter(library)) for library in libraries]
+
+
+def _setter(library: Any) -> Callable[[int], Any]:
+    """What sets the number of threads of a BLAS library, whichever thread calls it.
+
+    From 3.8 on threadpoolctl ignores all threads but the first that set OpenBLAS's, until it lets go of it;
+    here the first that comes in sets it, and the last that leaves sets it back.
+    """
+    if library.internal_api == "openblas" and library.threading_layer != "openmp":
+        for prefix, suffix in product(("scipy_", ""), ("64_", "_64", "")):
+            setter = getattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}", None)
+            if setter is not None:
+                return setter
+    return library.set_num_threads
 
 
 def _after_fork() -> None:
