@@ -29,6 +29,8 @@ GAIN = 0.95
 """Keeping patches has to take less than this share of the time: the memory is a price, too."""
 MOST_BYTES = 1 << 28
 """Larger patch matrices are only kept where that is asked for."""
+MOST_SIZES = 64
+"""So many sizes of inputs are remembered of each layer: images may all have their own."""
 
 
 @dataclass
@@ -40,8 +42,8 @@ class Trial:
 
     @property
     def turn(self) -> bool:
-        """What to do next."""
-        return len(self.seconds[0]) >= len(self.seconds[1]) if self.kept is None else self.kept
+        """What to do next; first without, for most sizes of images may come but once."""
+        return len(self.seconds[0]) > len(self.seconds[1]) if self.kept is None else self.kept
 
     def took(self, kept: bool, seconds: float) -> None:
         """Take note; decide after so many rounds."""
@@ -83,6 +85,8 @@ class Keeping:
         x = inputs[0]
         trial = self.trials.get((x.shape, x.dtype))
         if trial is None:
+            if len(self.trials) >= MOST_SIZES:
+                self.trials.pop(next(iter(self.trials)))
             trial = self.trials[x.shape, x.dtype] = Trial(
                 False if patch_bytes(layer, x) > MOST_BYTES else None
             )

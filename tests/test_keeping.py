@@ -138,6 +138,26 @@ def test_every_size_has_its_own_decision(monkeypatch, clock):
     assert net._cache["keepings"]["conv1"].undecided
 
 
+def test_sizes_that_never_come_again_take_no_memory(monkeypatch):
+    """Neither patches nor, in the long run, what is remembered of each."""
+    monkeypatch.setattr(keeping, "MOST_SIZES", 5)
+    net = dagnn.DagNN()
+    net.add_layer("conv", dagnn.Conv(size=(8, 3, 3, 3)), "x", "y")
+    net.init_params()
+    kept = []
+    conv = type(net.backend).conv
+
+    def looking(*args, patches=None, **options):
+        kept.append(patches is not None)
+        return conv(*args, patches=patches, **options)
+
+    monkeypatch.setattr(type(net.backend), "conv", looking)
+    for width in range(10, 40):
+        net.eval({"x": np.ones((1, 3, 10, width), "f")}, {"y": np.ones((1, 8, 8, width - 2), "f")})
+    assert kept == [False] * 30
+    assert [x[3] for x, _ in net._cache["keepings"]["conv"].trials] == [35, 36, 37, 38, 39]
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_what_is_asked_for_is_not_measured(monkeypatch, asked):
     net = lenet()
