@@ -193,7 +193,8 @@ class _OneThread:
     def reset(self) -> None:
         self._lock = RLock()
         self._inside = 0
-        self._before: list[tuple[Callable[[int], Any], int]] = []  # what sets a BLAS's threads, and their number
+        # What sets the number of threads of each BLAS, and what it was.
+        self._before: list[tuple[Callable[[int], Any], int]] = []
 
     def __enter__(self) -> None:
         with self._lock:
