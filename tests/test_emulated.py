@@ -257,8 +257,9 @@ def test_what_graphs_work_in_is_kept_where_memory_is_short(emulated, cupy, monke
     assert pool.free_bytes() == 0 and recorder.nbytes >= 4 << 20
     taken = recorder.nbytes
     monkeypatch.setattr(emulated_cuda, "MEMORY", emulated_cuda._held(0))
+    monkeypatch.setattr(emulated_cuda, "MEMORY", emulated_cuda.MEMORY + (6 << 20))
     with pytest.raises(MemoryError, match="Out of memory"):
-        recorder.record(doubled(1 << 20))
+        recorder.record(lambda: (x[: 1 << 19] + 1) * (x[: 1 << 19] + 2) * (x + 1)[: 1 << 19])
     assert recorder.nbytes == taken
     launch()
     assert float(results[0]) == 200

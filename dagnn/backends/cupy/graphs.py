@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
+from traceback import clear_frames
 from typing import Any
 
 from ..services import Live
@@ -31,13 +32,17 @@ class Recorder:
     def record(self, work: Callable[[], Any]) -> Callable[[], None]:
         """The launch of a graph of all kernels that `work` launches on the current stream."""
         with self._cupy.cuda.using_allocator(self._pool.malloc), self._stream as stream:
+            held = len(self._blocks)
             stream.begin_capture()
             try:
                 work()
-            except BaseException:
+            except BaseException as error:
                 with suppress(self._cupy.cuda.runtime.CUDARuntimeError):  # another one, about the same
                     stream.end_capture()
                 self._tables.recorded(failed=True)
+                clear_frames(error.__traceback__)  # whose arrays may be why memory was short
+                del self._blocks[held:]
+                self._pool.free_all_blocks()
                 raise
             graph = stream.end_capture()
         return partial(_launch, graph, self._pool, self._tables.recorded())
