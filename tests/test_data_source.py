@@ -113,3 +113,12 @@ def test_changes_get_the_generator():
     assert data.batch([0])["r"] is None
     first, second = (data.batch([0], np.random.default_rng(5))["r"] for _ in range(2))
     assert first == second == np.random.default_rng(5).random()
+
+
+def test_arrays_of_a_device_are_refused():
+    class OnDevice:
+        def __array__(self, *_, **__):
+            raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    with pytest.raises(OptionError, match="'x' should be an array of NumPy.*Received: OnDevice"):
+        Arrays({"x": OnDevice()})

@@ -159,3 +159,8 @@ def _array(name: str, array: Any) -> np.ndarray:
         return np.asarray(array)
     except ValueError as error:  # lists of different lengths
         raise ShapeError(f"{name!r} should be an array. {error}") from error
+    except TypeError as error:
+        raise OptionError(
+            f"{name!r} should be an array of NumPy: batches are taken here, and brought to a device ahead "
+            f"of their use. Received: {type(array).__name__} ({error})"
+        ) from error
