@@ -192,3 +192,25 @@ def test_threads_get_as_many_tiles_each():
     assert len(list(tiles((100, 8, 8), most=1430, share=2))) == 6
     assert len(list(tiles((1, 100, 100), most=4000, share=2))) == 4
     assert len(list(tiles((1, 3, 3), most=4000, share=2))) == 2
+
+
+@pytest.mark.parametrize(
+    "x_shape, w_shape, options",
+    [
+        ((0, 256, 7, 5), (260, 256, 3, 3), {"stride": 2, "pad": 1}),  # a large bank
+        ((0, 512, 7, 5), (1100, 512, 1, 1), {}),
+        ((0, 16, 9, 8), (48, 1, 3, 2), {}),  # filters of each channel
+        ((0, 16, 9, 8), (16, 1, 3, 3), {"pad": 1}),
+        ((0, 64, 12, 12), (64, 64, 3, 3), {"pad": 1}),
+        ((0, 16, 12, 12), (2, 16, 3, 3), {"pad": 1}),
+        ((0, 16, 6, 6), (40, 16, 6, 6), {}),
+        ((0, 6, 9, 9), (8, 3, 3, 3), {"dilate": 2}),
+    ],
+)
+def test_empty_batches(x_shape, w_shape, options):
+    x, w = np.ones(x_shape, "f"), np.ones(w_shape, "f")
+    y = FAST.conv(x, w, np.ones(len(w), "f"), **options)
+    assert y.shape == REFERENCE.conv(x, w, **options).shape
+    assert FAST.conv_dzdx(y, w, x_shape, **options).shape == x_shape
+    assert np.array_equal(FAST.conv_dzdw(y, x, w_shape, **options), np.zeros(w_shape))
+    assert np.array_equal(FAST.conv_dzdb(y), np.zeros(len(w)))

@@ -41,7 +41,7 @@ def conv(
     patch_bytes = sizes.groups * bank.shape[1] * x.itemsize
     if kept is not None and _by_taps(bank.nbytes, sizes, patch_bytes):
         kept = None
-    if sizes.groups == 1 and bank.nbytes > LARGE_BANK and n * prod(maps) * patch_bytes <= WHOLE_BYTES:
+    if sizes.groups == 1 and bank.nbytes > LARGE_BANK and 0 < n * prod(maps) * patch_bytes <= WHOLE_BYTES:
         _by_filters(x, bank[0], sizes, y.reshape(-1, k), epilogue)
         return
 

@@ -127,7 +127,7 @@ def _copies(x: Array, channels: int) -> Array:
 
 def _add_copies(copies: Array, x: Array) -> None:
     """The reverse of `_copies`: into `x` their sums."""
-    copies = copies.reshape(*x.shape, -1)
+    copies = copies.reshape(*x.shape, copies.shape[3] // x.shape[3])
 
     def work(tile: Tile) -> None:
         part = np.add(copies[tile][..., 0], copies[tile][..., 1], out=x[tile])
