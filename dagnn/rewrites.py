@@ -48,11 +48,20 @@ def fuse(plan: Plan, request: Request, folds: Folds, constant: Callable[[Any], A
 
 
 def outdated(plan: Plan) -> bool:
-    """Whether the options of a ReLU, which its owner may change, are others than when it was fused."""
+    """Whether options of layers, which their owner may change, are others than when they were fused."""
     for step in plan.steps:
-        if step.fused is not None and step.fused.relu is not None:
-            layer = step.fused.plain[-1].layer
-            if isinstance(layer, ReLU) and (layer.leak != step.fused.relu or layer.backprop != "relu"):
+        fused = step.fused
+        if fused is None:
+            continue
+        if fused.relu is not None:
+            layer = fused.plain[-1].layer
+            if isinstance(layer, ReLU) and (layer.leak != fused.relu or layer.backprop != "relu"):
+                return True
+        if fused.joins is not None and isinstance(step.layer, Concat) and step.layer.axis != 1:
+            return True
+        if fused.place is not None and isinstance(step.layer, Conv):
+            first, end = fused.place.channels.start, fused.place.channels.stop
+            if step.layer.size[0] != end - first:
                 return True
     return False
 

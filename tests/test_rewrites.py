@@ -300,6 +300,26 @@ def test_options_of_a_fused_layer_may_change_between_evaluations(budget):
     agree()
 
 
+def test_options_of_what_is_written_in_place_may_change():
+    """The axis of a concatenation, and the number of filters."""
+    net = dagnn.DagNN()
+    for name in "ab":
+        net.add_layer(name, dagnn.Conv(size=(4, 4, 3, 3), pad=1, has_bias=False), "x", name)
+    net.add_layer("join", dagnn.Concat(), ["a", "b"], "y")
+    net.init_params(0)
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6), dtype=np.float32)
+    assert net.eval({"x": x})["y"].shape == (1, 8, 6, 6)
+    net.layers["join"].layer.axis = 2
+    assert net.eval({"x": x})["y"].shape == (1, 4, 12, 6)
+    net.layers["join"].layer.axis = 1
+    assert net.eval({"x": x})["y"].shape == (1, 8, 6, 6)
+    net.layers["a"].layer.size = (6, 4, 3, 3)
+    net.params["a_filters"].value = np.ones((6, 4, 3, 3), "f")
+    y = net.eval({"x": x})["y"]
+    assert y.shape == (1, 10, 6, 6)
+    assert np.allclose(y[0, :6, 1, 1], x[:, :, :3, :3].sum(), atol=1e-4)
+
+
 def test_frozen_layers_are_left_out_of_backward(monkeypatch):
     called = []
     for name in ("conv_dzdx", "conv_dzdw", "conv_dzdb", "batch_norm_ders", "relu_dzdx"):
