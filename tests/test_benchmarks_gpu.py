@@ -143,6 +143,9 @@ def test_layouts_are_compared(backends):
     sums = layouts.sums(found)
     assert len(sums) == 4 and sums[1].split()[:2] == ["float32", "all"]
     backend = backends("float32")
+    for layout, order in ("nchw", (0, 1, 2, 3)), ("nhwc", (0, 2, 3, 1)):
+        made = layouts.arrays(conv, "float32", layout, backend)
+        assert all(array.transpose(order).flags.c_contiguous for array in made.values())
     of = [layouts.works(conv, "float32", layout, backend) for layout in ("nchw", "nhwc")]
     for kind in layouts.KINDS:
         a, b = (backend.to_numpy(work[kind]()) for work in of)

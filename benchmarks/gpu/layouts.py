@@ -32,9 +32,9 @@ def arrays(conv: Convolution, precision: str, layout: str, backend: Backend) -> 
     made = {}
     for name, shape in (("x", conv.x), ("w", conv.w), ("dzdy", conv.output)):
         array = rng.standard_normal(shape, dtype=np.float32).astype(dtype)
-        if layout == "nhwc":
-            array = np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-        made[name] = backend.asarray(array)
+        # Brought to the device as it is seen: there arrays with channels last would get channels first.
+        order, back = ((0, 2, 3, 1), (0, 3, 1, 2)) if layout == "nhwc" else 2 * ((0, 1, 2, 3),)
+        made[name] = backend.asarray(np.ascontiguousarray(array.transpose(order))).transpose(back)
     return made
 
 
