@@ -6,6 +6,7 @@ kept for the graph and what needs the host raises. It offers no name that CuPy h
 """
 
 import functools
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -99,6 +100,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         not_while_capturing()
         if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
             raise ValueError("set takes a NumPy array of the same shape and type")
+        if not (self.flags.c_contiguous or self.flags.f_contiguous):
+            raise RuntimeError("Cannot set to non-contiguous array")
         self._host[...] = arr
 
     def item(self, *index: int) -> object:
@@ -187,13 +190,21 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return _call(np.ndarray.view, self, self.dtype if dtype is None else np.dtype(dtype))
 
     def reshape(self, *shape, order="C") -> "ndarray":
+        _one_or_numbers(shape)
         return _call(np.ndarray.reshape, self, *shape, order=order)
 
     def transpose(self, *axes) -> "ndarray":
+        _one_or_numbers(axes)
         return _call(np.ndarray.transpose, self, *axes)
 
     def reduced_view(self, dtype=None) -> "ndarray":
         return self
+
+
+def _one_or_numbers(axes: tuple) -> None:
+    """TypeError unless these are one tuple or list, or numbers: CuPy takes no other sequences."""
+    if not (len(axes) == 1 and isinstance(axes[0], tuple | list | None)):
+        list(map(operator.index, axes))
 
 
 def _method(name: str) -> Callable:
