@@ -33,19 +33,33 @@ def batch(n=6):
     return {"x": rng.standard_normal((n, 2, 5, 5)).astype("float32"), "label": rng.integers(0, 3, n)}
 
 
+TAKEN = []  # arrays that take what is idle
+
+
 @pytest.fixture
 def cupy(emulated):
     """The module, with as much memory as there is again afterwards."""
     yield emulated.xp
+    TAKEN.clear()
     emulated.xp.get_default_memory_pool().set_limit(size=0)
 
 
 def limit(backend, more):
-    """Let the pool have so many bytes more than are in use, with nothing idle to take instead."""
+    """Let the pool have so many bytes more than are in use, with nothing idle to take instead.
+
+    Pieces of blocks of which others are in use stay idle in CuPy's pool, so that they are taken here.
+    """
     gc.collect()
     backend.release_idle()
     pool = backend.xp.get_default_memory_pool()
-    pool.set_limit(size=pool.used_bytes() + more)
+    pool.set_limit(size=max(1, pool.total_bytes()))
+    size = pool.free_bytes()
+    while size >= 512:
+        try:
+            TAKEN.append(backend.empty((size,), "uint8"))
+        except MemoryError:
+            size //= 2
+    pool.set_limit(size=pool.total_bytes() + more)
 
 
 # Moving.
