@@ -172,7 +172,10 @@ class Captures:
         own = {id(array) for seen in self._seen.values() if seen.graph for array in seen.graph.lent}
 
         def freed(value: Any) -> Any:
-            return value.copy(order="K") if id(value) in own else value
+            if id(value) not in own:
+                return value
+            with self._net.backend.evaluation():  # whose device the copy is on, too
+                return value.copy(order="K")
 
         for var in self._net.vars.values():
             var._value, var._der = freed(var._value), freed(var._der)

@@ -4,6 +4,7 @@ import gc
 import re
 import sys
 
+import cudnn_on_cpu
 import numpy as np
 import pytest
 
@@ -411,16 +412,19 @@ def test_training_does_not_depend_on_what_comes_ahead(emulated):
         np.testing.assert_array_equal(found[1][name], value)
 
 
+@pytest.mark.parametrize("capture", [False, True])
 @pytest.mark.parametrize("solver", [SGD, Adam])
-def test_training_stays_on_the_device_of_its_net(emulated, monkeypatch, solver):
+def test_training_stays_on_the_device_of_its_net(emulated, monkeypatch, solver, capture):
     monkeypatch.setitem(sys.modules, "cupy", emulated.xp)
     if emulated.xp.cuda.runtime.getDeviceCount() == 1:
         pytest.skip("needs two devices")
+    if not emulated.xp.__spec__:
+        monkeypatch.setitem(sys.modules, "cudnn", cudnn_on_cpu.make())
     found = []
     for backend in (emulated, CuPyBackend(device=1, channels_last=True)):
         net = small_net()
         net.move(backend)
-        trainer = Trainer(net, solver(), batch_size=4, num_epochs=2, progress=False)
+        trainer = Trainer(net, solver(), capture=capture, batch_size=2, num_epochs=3, progress=False)
         history = trainer.fit(batch(n=10), val=[1, 4, 7])
         found.append([history[-1][part]["objective"] for part in ("train", "val")])
     assert net.params["fc_filters"].value.device.id == 1
