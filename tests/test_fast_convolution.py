@@ -214,3 +214,17 @@ def test_empty_batches(x_shape, w_shape, options):
     assert FAST.conv_dzdx(y, w, x_shape, **options).shape == x_shape
     assert np.array_equal(FAST.conv_dzdw(y, x, w_shape, **options), np.zeros(w_shape))
     assert np.array_equal(FAST.conv_dzdb(y), np.zeros(len(w)))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 5])
+@pytest.mark.parametrize("stride, pad, dilate", [(1, 1, 1), (1, (2, 0, 0, 1), 1), (1, 0, 2), (2, 1, 1)])
+def test_groups_of_one_filter(depth, stride, pad, dilate):
+    """Their derivative for the data is a convolution with several filters of each channel."""
+    rng, groups = np.random.default_rng(0), 17
+    options = {"stride": stride, "pad": pad, "dilate": dilate}
+    for layout in (filters, np.ascontiguousarray):
+        w = layout(rng.standard_normal((groups, depth, 3, 2)))
+        x = rng.standard_normal((2, groups * depth, 9, 8))
+        y = REFERENCE.conv(x, w, **options)
+        dzdy = rng.standard_normal(y.shape)
+        agree(x, w, None, dzdy, None, None, options, 1e-12)

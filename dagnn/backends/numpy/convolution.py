@@ -219,7 +219,9 @@ def _conv(
         return taps.few_filters(x, _turned(w, sizes) if flipped else w, sizes, epilogue)
     y = out if out is not None and _evenly(out) else empty((n, *maps, k), x.dtype)
     if kind == "depthwise":
-        taps.depthwise(x, w, sizes, y, epilogue)
+        # Going back from groups of one filter, each of its channels is a filter of its own.
+        turned = w.reshape(-1, 1, *sizes.window)[..., ::-1, ::-1] if flipped else w
+        taps.depthwise(x, turned, sizes, y, epilogue)
     elif kind == "patches":
         make = _flipped_bank if flipped else _forward_bank
         bank = _prepared(w, (kind, flipped, sizes.groups), lambda: make(w, sizes))
