@@ -622,6 +622,25 @@ def test_building_back_to_front():
 # ---- results
 
 
+@pytest.mark.parametrize("conserve", [True, False])
+def test_bytes_may_lie_the_other_way_round(conserve):
+    """In inputs, derivatives and parameters."""
+    net = dagnn.DagNN()
+    net.conserve_memory = conserve
+    net.add_layer("pool", dagnn.Pooling(pool_size=2), "x", "p")
+    net.add_layer("sigmoid", dagnn.Sigmoid(), "p", "s")
+    net.add_layer("conv", dagnn.Conv(size=(2, 3, 2, 2)), "s", "y")
+    net.init_params()
+    rng = np.random.default_rng(0)
+    x, seed = rng.standard_normal((2, 3, 6, 6), dtype="f"), rng.standard_normal((2, 2, 4, 4), dtype="f")
+    expected = net.eval({"x": x}, {"y": seed}, ders=["x"])["y"], net.vars["x"].der
+    for param in net.params.values():
+        param.value = param.value.astype(">f4")
+    y = net.eval({"x": x.astype(">f4")}, {"y": seed.astype(">f4")}, ders=["x"])["y"]
+    assert y.dtype == np.float32 and np.array_equal(y, expected[0])
+    assert np.array_equal(net.vars["x"].der, expected[1])
+
+
 def test_a_given_output_is_an_input():
     """Its producer may run for another output, but no derivative flows through it."""
     net = dagnn.DagNN()

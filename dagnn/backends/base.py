@@ -51,11 +51,14 @@ class Backend(Convolution, Pooling, Sampling, Activation, Normalisation, Losses,
     def asarray(self, a: Any) -> Array:
         """`a`, of this backend or another, as an array of this one; not copied if it already is one.
 
+        Bytes that lie the other way round are turned: kernels compute in the machine's order.
+
         >>> Backend().asarray([1, 2])
         array([1, 2])
         """
         try:
-            return np.asarray(a)
+            array = np.asarray(a)
+            return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
         except TypeError:
             if not hasattr(a, "get"):  # as CuPy's arrays have, which don't come by themselves
                 raise
