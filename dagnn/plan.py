@@ -325,6 +325,9 @@ def _through_epilogue(
 
 def _rectify(dzdy: Any, y: Any, leak: float, backend: Any) -> None:
     """Write the derivative of a ReLU over that of its output, some images or rows at a time."""
+    if not dzdy.ndim:
+        backend.relu_dzdx(dzdy, y, leak, out=dzdy)
+        return
     axis = 0 if len(dzdy) > 1 or dzdy.ndim < 3 else 2
     step = max(1, PIECE * dzdy.shape[axis] // max(1, dzdy.nbytes))
     for start in range(0, dzdy.shape[axis], step):

@@ -200,3 +200,15 @@ def test_derivatives_of_rectified_maps(plainly):
     net._changed()
     net.evaluation = 0
     assert bits(results(net, {"x": X}, seeds, ders=["x"])) == bits(found)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 2)])
+def test_sums_of_any_shape_are_rectified_in_place(shape):
+    net = dagnn.DagNN()
+    net.add_layer("sum", dagnn.Sum(), ["a", "b"], "s")
+    net.add_layer("relu", dagnn.ReLU(), "s", "r")
+    net.add_layer("one", dagnn.Sum(), ["r", "a"], "y")
+    net.add_layer("other", dagnn.Sum(), ["r", "b"], "z")
+    ones = np.ones(shape)
+    net.eval({"a": ones, "b": ones}, {"y": ones, "z": ones}, ders=["a"])
+    assert np.array_equal(net.vars["a"].der, 3 * ones)
