@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
-
-import networkx as nx
+from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import GraphError, shorten
 
+if TYPE_CHECKING:
+    import networkx as nx  # else imported where it is used: it is a third of the time of `import dagnn`
+
 Node = tuple[str, str]
-Graph: TypeAlias = nx.DiGraph
+Graph: TypeAlias = "nx.DiGraph"
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,16 @@ class Wire:
     params: tuple[str, ...] = ()
 
 
+def empty() -> Graph:
+    """A graph without nodes."""
+    import networkx as nx
+
+    return nx.DiGraph()
+
+
 def forward_graph(wires: Iterable[Wire]) -> Graph:
     """The bipartite graph of layers and what they connect; an edge's `slots` are its argument positions."""
-    graph = Graph()
+    graph = empty()
     for position, wire in enumerate(wires):
         layer = ("layer", wire.name)
         graph.add_node(layer, position=position)
@@ -58,6 +66,8 @@ def _add_use(graph: Graph, source: Node, target: Node, slot: int) -> None:
 
 def layer_order(graph: Graph) -> list[str]:
     """Names of the layers in an order of execution: among those that could run, the one added first."""
+    import networkx as nx
+
     position = graph.nodes(data="position", default=-1)
     try:
         nodes = list(nx.lexicographical_topological_sort(graph, key=lambda node: position[node]))
@@ -68,6 +78,8 @@ def layer_order(graph: Graph) -> list[str]:
 
 def cycle(graph: Graph) -> str:
     """One cycle, written as layer -> variable -> layer."""
+    import networkx as nx
+
     edges = nx.find_cycle(graph)
     return " -> ".join(name for _, name in [edges[0][0], *(target for _, target in edges)])
 
@@ -149,7 +161,7 @@ def backward_graph(
     """
     useful = _carriers(wires, wanted_vars, wanted_params)
     carrying = _influencing(wires, der_outputs) & useful
-    back = Graph()
+    back = empty()
     writers: Counter[Node] = Counter(("var", name) for name in der_outputs if name in useful)
     running = []
     for wire in wires:
@@ -185,6 +197,7 @@ def backward_graph(
 
 def backward_order(back: Graph, forward_order: Mapping[str, int]) -> list[str]:
     """The layers of a BP-reversed graph in the order their derivatives are computed."""
+    import networkx as nx
 
     def latest_first(node: Node) -> int:
         return -forward_order[node[1]] if node[0] == "der_layer" else -len(forward_order)

@@ -43,7 +43,7 @@ def make_plan(
     wanted = frozenset(request.ders | precious if conserve_memory else request.ders | touched)
     # A given variable is an input here, also where a layer that runs for its other outputs would make it.
     cut = [replace(w, outputs=tuple(n for n in w.outputs if n not in request.given)) for w in chosen]
-    back = Graph()
+    back = graph.empty()
     if request.der_outputs:
         trained = {n for wire in chosen for n in wire.params if params[n].trainable}
         back = graph.backward_graph(net_graph, cut, request.der_outputs, wanted, trained)
