@@ -21,7 +21,7 @@ from dagnn.backends.numpy import backend as kernels
 from dagnn.backends.numpy import convolution
 
 from .measure import Work, best, choose, cores, error, geometric_mean, interleaved, spread, write_json
-from .nets import CASES, Convolution, convolutions
+from .nets import CASES, STANDARD, Convolution, convolutions
 from .works import LAYOUTS
 
 KINDS = ("forward", "dzdx", "dzdw")
@@ -123,7 +123,8 @@ def line(row: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nets", default=",".join(CASES), help="names, with commas (default: all)")
+    standard = ",".join(STANDARD)
+    parser.add_argument("--nets", default=standard, help="names, with commas (default: %(default)s)")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of forward,dzdx,dzdw (default: all)")
     parser.add_argument("--threads", type=int, default=cores(), help="default: one for each core")
     parser.add_argument("--seconds", type=float, default=0.5, help="of measuring, for each kernel")

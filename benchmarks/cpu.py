@@ -22,7 +22,7 @@ from . import works
 from .agreement import Disagreement, check
 from .measure import Others, best, choose, cores, geometric_mean, interleaved, spread, write_json
 from .memory import peak_mb
-from .nets import CASES
+from .nets import CASES, STANDARD
 from .works import LAYOUTS, PHASES
 
 COMPANY = 0.03  # part of the cores' time
@@ -96,7 +96,8 @@ def means(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nets", default=",".join(CASES), help="names, with commas (default: all)")
+    standard = ",".join(STANDARD)
+    parser.add_argument("--nets", default=standard, help="names, with commas (default: %(default)s)")
     parser.add_argument("--phase", choices=PHASES, help="default: both")
     parser.add_argument("--threads", type=int, default=cores(), help="default: one for each core")
     parser.add_argument("--seconds", type=float, default=20, help="of measuring, for each network and phase")

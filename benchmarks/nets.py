@@ -48,7 +48,12 @@ CASES = {
     "resnet-50": Case(zoo.resnet_50, (8, 3, 224, 224)),
     "dncnn": Case(zoo.dncnn, (1, 1, 256, 256), num_classes=0),
     "lenet": Case(zoo.lenet, (100, 1, 28, 28), num_classes=10),
+    "vgg-m": Case(zoo.vgg_m, (16, 3, 224, 224)),
+    "vgg-s": Case(zoo.vgg_s, (16, 3, 224, 224)),
+    "vgg-vd-19": Case(zoo.vgg_vd_19, (4, 3, 224, 224)),
 }
+STANDARD = ("alexnet", "vgg-f", "vgg-vd-16", "googlenet", "resnet-50", "dncnn", "lenet")
+"""What is measured where nothing is asked for: each kind of network once."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Convolution:
         return f"{x} * {w}" + "".join(marks)
 
 
-def convolutions(names: Iterable[str] = CASES, batch: int | None = None) -> dict[Convolution, list[str]]:
+def convolutions(names: Iterable[str] = STANDARD, batch: int | None = None) -> dict[Convolution, list[str]]:
     """The different convolutions of networks, and the layers "network:layer" that have them."""
     found: dict[Convolution, list[str]] = {}
     for name in names:

@@ -27,7 +27,8 @@ from ..nets import CASES, convolutions
 from ..works import LAYOUTS, PHASES
 from .works import PRECISIONS, Backends, Setting, backend_of
 
-NETS = ("alexnet", "vgg-f", "vgg-vd-16", "googlenet", "resnet-50")
+TABLE_1_1 = ("alexnet", "vgg-f", "vgg-m", "vgg-s", "vgg-vd-16", "vgg-vd-19")  # of MatConvNet's manual
+NETS = (*TABLE_1_1, "googlenet", "resnet-50")
 CAPTURE = {"no": (False,), "yes": (True,), "both": (False, True)}
 NO_GPU = 2
 MINUTES = 25  # for --check
