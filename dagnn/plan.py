@@ -279,9 +279,8 @@ def run(
                 raise ShapeError(f"{len(outputs)} outputs returned, {len(step.outputs)} are connected")
             for name, value in zip(step.outputs, outputs, strict=True):
                 if name is not None:
-                    typed = ([], []) if step.mixed else (inputs, params)
-                    if type(value) not in native or not _of_one_type(value, *typed):
-                        value = _checked(value, ctx, *typed)
+                    if type(value) not in native or not (step.mixed or _of_one_type(value, inputs, params)):
+                        value = _checked(value, ctx, *(([], []) if step.mixed else (inputs, params)))
                     values[name] = value
                     forms[name] = value.shape, value.dtype
             if step.carries and step.saves:

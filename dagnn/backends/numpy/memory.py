@@ -22,6 +22,8 @@ SMALLEST = 1 << 15
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
 SLACK = 1.25
 """Idle blocks may bring all memory to the most ever in use, times this, before some are let go."""
+WASTE = 4
+"""A block this many times larger than a request isn't spent on it: the next large request would miss it."""
 LIKELY, SIMILAR = 4, 1.25
 """Among so many blocks, up to so much larger than the request, one is looked for that this thread had."""
 
@@ -100,7 +102,7 @@ class Pool:
         """An idle block that is large enough: of the smallest ones rather one that this thread gave back."""
         first = bisect_left(self._idle, (size,))
         likely = self._idle[first : first + LIKELY]
-        if not likely:
+        if not likely or likely[0].nbytes > WASTE * size:
             return None
         here = get_ident()
         own = (k for k, b in enumerate(likely) if b.thread == here and b.nbytes <= SIMILAR * size)
