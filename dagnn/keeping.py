@@ -8,7 +8,7 @@ the same, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from time import perf_counter
@@ -143,7 +143,7 @@ def attach(plan: Plan, keepings: dict[str, Keeping], asked: Mapping[str, bool]) 
             return step
         return replace(step, keeping=keepings.setdefault(step.name, Keeping(step.name, asked)))
 
-    return _with(plan, attached)
+    return plan.changed(attached)
 
 
 def settled(plan: Plan, names: Collection[str] = ()) -> Plan:
@@ -153,10 +153,4 @@ def settled(plan: Plan, names: Collection[str] = ()) -> Plan:
         kept = step.name in names and step.keeping is not None
         return replace(step, keeping=Keeping(step.name, {step.name: True}) if kept else None)
 
-    return _with(plan, decided)
-
-
-def _with(plan: Plan, change: Callable[[Step], Step]) -> Plan:
-    steps = {step.name: change(step) for step in plan.steps}
-    backward = tuple(steps[step.name] for step in plan.backward_steps)
-    return replace(plan, steps=tuple(steps.values()), backward_steps=backward)
+    return plan.changed(decided)

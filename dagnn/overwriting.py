@@ -7,7 +7,7 @@ step alone reads it, nobody asked for it, and no backward step will want it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
@@ -35,7 +35,7 @@ def values_in_place(plan: Plan, request: Request) -> Plan:
         dies = name in step.releases and readers[name] == 1 and name not in request.der_outputs
         return replace(step, over=name) if dies and name in makers and _makes_own(makers[name]) else step
 
-    return _with(plan, overwriting)
+    return plan.changed(overwriting)
 
 
 def _makes_own(step: Step) -> bool:
@@ -71,7 +71,7 @@ def derivatives_in_place(plan: Plan, forms: Mapping[str, Form] | None = None) ->
             return step
         return replace(step, fused=replace(step.fused, owns=_gives_own(givers[name][0], forms)))
 
-    return _with(plan, rectifying)
+    return plan.changed(rectifying)
 
 
 def _gives_own(step: Step, forms: Mapping[str, Form] | None) -> bool:
@@ -81,9 +81,3 @@ def _gives_own(step: Step, forms: Mapping[str, Form] | None) -> bool:
         # A fully connected layer gives one laid out like its filters.
         return forms is None or prod(forms[str(step.outputs[0])][0][2:]) > 1
     return type(layer) is BatchNorm or (type(layer) is Pooling and layer.pool_size != (1, 1))
-
-
-def _with(plan: Plan, change: Callable[[Step], Step]) -> Plan:
-    steps = {step.name: change(step) for step in plan.steps}
-    backward = tuple(steps[step.name] for step in plan.backward_steps)
-    return replace(plan, steps=tuple(steps.values()), backward_steps=backward)

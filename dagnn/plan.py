@@ -174,6 +174,12 @@ class Plan:
     copies: Copies | None = None  # of parameters, in lower precision
     segments: Mapping[str, Segment] = field(default_factory=dict)
 
+    def changed(self, change: Callable[[Step], Step]) -> Plan:
+        """The plan with every step as `change` makes it; none is left out or renamed."""
+        steps = {step.name: change(step) for step in self.steps}
+        backward = tuple(steps[step.name] for step in self.backward_steps)
+        return replace(self, steps=tuple(steps.values()), backward_steps=backward)
+
     def forward(
         self, values: Arrays, context: Callable[[Step], Context]
     ) -> tuple[dict[str, Context], dict[str, Form]]:

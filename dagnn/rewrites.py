@@ -188,11 +188,7 @@ def apart(plan: Plan) -> Plan:
         fused = step.fused and replace(step.fused, place=None, joins=None, owns=False)
         return replace(step, fused=fused, over=None)
 
-    return replace(
-        plan,
-        steps=tuple(map(alone, plan.steps)),
-        backward_steps=tuple(map(alone, plan.backward_steps)),
-    )
+    return plan.changed(alone)
 
 
 class Folded:

@@ -185,7 +185,7 @@ def test_a_step_of_ones_own_goes_parameter_by_parameter(emulated):
     some = Mine()
     some.step(net), Mine().step(twin)
     agree(values(net), values(twin), "float32")
-    assert some._steps_at_once() is None
+    assert some._at_once is None
 
 
 def test_what_a_state_refuses(emulated):

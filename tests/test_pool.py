@@ -306,3 +306,12 @@ def test_evaluations_use_the_same_memory_again():
     for one, other in zip(kept, expected, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert memory.pool.held <= 1.5 * held
+
+
+def test_a_large_block_is_not_spent_on_a_small_request(pool):
+    large = pool.empty((16, *LARGE), np.float32)
+    place = where(large)
+    del large
+    small = pool.empty((SMALLEST // 4,), np.float32)
+    assert where(small) != place
+    assert where(pool.empty((16, *LARGE), np.float32)) == place

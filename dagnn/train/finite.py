@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backends.numpy.finite import all_finite
-from ..dtypes import is_floating, is_half
+from ..dtypes import is_half
 from ..errors import shorten
 
 if TYPE_CHECKING:
-    from ..backends.base import Array
+    from ..backends.base import Array, Backend
     from ..net import DagNN
-
-
-def is_finite(array: Array) -> bool:
-    """Whether no element is nan or inf."""
-    if isinstance(array, np.ndarray):
-        return all_finite([array])
-    return not is_floating(array.dtype) or bool(np.isfinite(array.astype("float32")).all())
 
 
 def explain(net: DagNN, inputs: Mapping[str, Any], der_outputs: Mapping[str, float]) -> str:
@@ -40,14 +32,14 @@ def explain(net: DagNN, inputs: Mapping[str, Any], der_outputs: Mapping[str, flo
 
 def _forward(net: DagNN, inputs: Mapping[str, Any]) -> str:
     for name in inputs:
-        if bad := _bad(net.backend.asarray(inputs[name])):
+        if bad := _bad(net.backend.asarray(inputs[name]), net.backend):
             return f"the input {name!r} is not finite: {bad}"
     for node in _in_order(net):
         for name in node.params:
-            if bad := _bad(net.params[name].value):
+            if bad := _bad(net.params[name].value, net.backend):
                 return f"parameter {name!r} of layer {node.name!r} is not finite: {bad}"
         for name in node.outputs:
-            if bad := _bad(net.vars[name].value):
+            if bad := _bad(net.vars[name].value, net.backend):
                 kind = type(node.layer).__name__
                 return f"the first to go wrong is {kind} {node.name!r}: its output {name!r} has {bad}"
     return ""
@@ -58,7 +50,7 @@ def _backward(net: DagNN) -> str:
         ders = {name: net.vars[name].der for name in node.outputs}
         ders |= {name: net.params[name].der for name in node.params}
         for name, der in ders.items():
-            if bad := _bad(der):
+            if bad := _bad(der, net.backend):
                 return f"all outputs are finite; the first derivative to go wrong is that of {name!r}: {bad}"
     return ""
 
@@ -67,9 +59,9 @@ def _in_order(net: DagNN) -> list[Any]:
     return [net.layers[wire.name] for wire in net._wires()]
 
 
-def _bad(array: Array | None) -> str:
+def _bad(array: Array | None, backend: Backend) -> str:
     """How many elements aren't finite; "" if none."""
-    if array is None or is_finite(array):
+    if array is None or backend.finite([array]):
         return ""
     array = array.astype("float32") if is_half(array.dtype) else array
     finite = np.isfinite(array)

@@ -56,8 +56,9 @@ class _Lease(np.ndarray):
 class Pool:
     """Blocks of memory, those in use and those lying idle.
 
-    A request is served by the smallest idle block that is large enough; else with fresh memory, for which
-    the blocks idle for longest are given up once the pool would be larger than ever needed.
+    A request is served by the smallest idle block that is large enough, unless it is far too large; else with
+    fresh memory, for which the blocks idle for longest are given up once the pool would be larger than ever
+    needed.
 
     >>> pool = Pool()
     >>> first = pool.empty((1000, 1000), "float32")

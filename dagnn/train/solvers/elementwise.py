@@ -92,8 +92,12 @@ class Elementwise(Solver):
         """Whether a step certainly keeps no array of a derivative: where nobody has changed the rule."""
         return bool(self._known_kernel())
 
-    def _steps_at_once(self) -> Steps | None:
-        return self._at_once
+    def _step_all(self, moving: Sequence[Moving]) -> None:
+        if self._at_once is None:
+            super()._step_all(moving)
+        else:
+            self._prepare(self._at_once, moving)
+            self._at_once.launch()
 
     def _prepare(self, steps: Steps, moving: Sequence[Moving]) -> None:
         """Let the next launch of `steps` move these parameters, which have their new arrays already."""

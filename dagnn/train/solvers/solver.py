@@ -14,7 +14,6 @@ from ...errors import DTypeError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from ...backends.base import Array, Backend
-    from ...backends.services import Steps
     from ...net import DagNN
     from ...variables import Param
 
@@ -115,17 +114,7 @@ class Solver:
         ShapeError, DTypeError : the state of a parameter is not like its value any more.
         """
         with net.backend.evaluation():
-            moving = self._moving(net)
-            if steps := self._steps_at_once():
-                self._prepare(steps, moving)
-                steps.launch()
-                return
-            for name, param, state, fanout in moving:
-                if state is not None:
-                    self.state[name] = self._step(param, state)
-                else:
-                    value = average(_wide(param.value), _wide(param.der), float(param.learning_rate), fanout)
-                    self._give(param, value)
+            self._step_all(self._moving(net))
 
     def _moving(self, net: DagNN, derived: Collection[str] | None = None) -> list[Moving]:
         """The parameters to move, checked: of those `derived`, default: of those that have a derivative."""
@@ -148,12 +137,13 @@ class Solver:
         """Whether a step certainly keeps no array of a derivative, which may then be written over."""
         return False
 
-    def _steps_at_once(self) -> Steps | None:
-        """What moves all parameters at once on the backend at hand, if anything does."""
-        return None
-
-    def _prepare(self, steps: Steps, moving: Sequence[Moving]) -> None:
-        raise NotImplementedError
+    def _step_all(self, moving: Sequence[Moving]) -> None:
+        for name, param, state, fanout in moving:
+            if state is not None:
+                self.state[name] = self._step(param, state)
+            else:
+                value = average(_wide(param.value), _wide(param.der), float(param.learning_rate), fanout)
+                self._give(param, value)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state as NumPy arrays and integers, for `dagnn.save(net, path, extra=...)`:
