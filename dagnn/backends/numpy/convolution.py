@@ -1,8 +1,8 @@
 """Convolution: which algorithm for which sizes.
 
     dense       filters as large as the image: one matrix product
-    winograd4   3x3 (tiles of 4x4 outputs) or
-    winograd2   5x5 and 3x3 (of 2x2) at stride 1 with enough channels: minimal filtering
+    winograd4   3x3 and 5x5 at stride 1 with enough channels: minimal filtering in tiles of 4x4 outputs,
+                or of 2x2 (winograd2), 3x3 or 5x5
     depthwise   one channel and few filters in a group: a pass for each tap
     few         few filters: one product for all taps, then a pass for each
     patches     everything else: a matrix product with what each output pixel sees
@@ -37,7 +37,7 @@ from .tiles import channels_last, channels_second
 
 FEW_FILTERS = 1 << 15  # elements
 DZDB_ROWS = 1024  # pixels added up in the maps' own precision
-ALGORITHMS = ("patches", "winograd2", "winograd4")
+ALGORITHMS = ("patches", *(f"winograd{out}" for out in range(2, 6)))
 _chosen: str | None = None
 
 
@@ -54,6 +54,7 @@ def use(algorithm: str | None) -> None:
         raise OptionError(f"algorithm is one of {', '.join(ALGORITHMS)}, or None. Received: {algorithm!r}")
     _chosen = algorithm
     _choice.cache_clear()
+    _flipped.cache_clear()
 
 
 def algorithms(
@@ -75,7 +76,7 @@ def algorithms(
     if _whole_map(sizes, x_shape):
         return dict.fromkeys(("forward", "dzdx", "dzdw"), "dense")
     forward = _choice(sizes, x_shape[1], kind)
-    back, dzdx = _flipped(sizes, tuple(x_shape)), "scatter"
+    back, dzdx = _flipped(sizes, tuple(x_shape), kind), "scatter"
     if forward == "depthwise":
         dzdx = forward
     elif back is not None:
@@ -92,21 +93,21 @@ def _choice(sizes: Sizes, channels: int, dtype: np.dtype) -> str:
     if depth == 1 and (k == 1 < sizes.groups or (k <= taps.FEW and sizes.groups >= taps.MANY_GROUPS)):
         return "depthwise"
     if step_one and sizes.dilate == (1, 1) and sizes.window in ((3, 3), (5, 5)) and 0 not in sizes.output:
-        five = sizes.window == (5, 5)
-        if _chosen is not None:
-            return "winograd2" if _chosen == "winograd4" and five else _chosen
+        if _chosen == "patches" or (_chosen and int(_chosen[-1]) in winograd.tile_sizes(sizes.window[0])):
+            return _chosen
         # Double precision is asked for where digits count: the plain sum has more of them.
-        if dtype == np.float32 and min(depth, k) >= 16 and depth * k >= 1024:
-            if five and pixels >= 150:
-                return "winograd2"
-            # Few tiles don't repay the transformation of a large bank, and large tiles overlap small maps.
-            if not five and pixels >= 100:
-                return "winograd4" if sizes.output[0] * pixels >= 2000 else "winograd2"
-            if not five and depth * k >= 1 << 16:
-                return "winograd2"
+        if dtype == np.float32 and min(depth, k) >= 16 and _repays(sizes.window[0], depth * k, pixels):
+            return f"winograd{winograd.cheapest(sizes, depth, k)}"
     if step_one and sizes.groups == 1 and k <= taps.FEW and depth >= 8 * k and prod(sizes.window) > 1:
         return "few"
     return "patches"
+
+
+def _repays(taps: int, filters: int, pixels: int) -> bool:
+    """Whether minimal filtering repays what it does besides products: filters of a group, pixels of a map."""
+    if taps == 3:
+        return filters >= 1 << 16 or (filters >= 1024 and pixels >= 100)
+    return (filters >= 1000 and pixels >= 60) or (filters >= 512 and pixels >= 500)
 
 
 class Constant(np.ndarray):
@@ -165,7 +166,7 @@ class Convolution(reference.Convolution):
             return channels_second(dzdx.reshape(n, *maps, c))
         ders = channels_last(dzdy)
         depthwise = _choice(sizes, c, dzdy.dtype) == "depthwise"
-        if not depthwise and (back := _flipped(sizes, tuple(x_shape))) is not None:
+        if not depthwise and (back := _flipped(sizes, tuple(x_shape), dzdy.dtype)) is not None:
             return channels_second(_conv(ders, w, back, Epilogue(), flipped=True))
         dzdx = empty((n, *maps, c), dzdy.dtype)
         if depthwise:
@@ -257,7 +258,7 @@ def _conv_dzdw(dzdy: Array, x: Array, w_shape: Sequence[int], sizes: Sizes, kept
         for filters, inputs, _ in _groups(k, x.shape[3], k, sizes):
             dzdw[filters] = winograd.conv_dzdw(scheme, dzdy[..., filters], x[..., inputs], sizes)
         return dzdw.reshape(k, *window, depth)
-    if kind == "turned" and (back := _flipped(sizes, shape)) is not None:
+    if kind == "turned" and (back := _flipped(sizes, shape, x.dtype)) is not None:
         x, dzdy = np.ascontiguousarray(x), np.ascontiguousarray(dzdy)
         turned = patches.conv_dzdw(x, dzdy, back, k).reshape(depth, *window, k)
         return turned[:, ::-1, ::-1].transpose(3, 1, 2, 0)
@@ -276,7 +277,7 @@ def _choice_dzdw(sizes: Sizes, x_shape: tuple[int, ...], dtype: np.dtype) -> str
     if kind not in ("few", "patches"):
         return kind
     fewer = sizes.groups == 1 and 2 * sizes.output[1] <= x_shape[1] and prod(sizes.window) > 1
-    return "turned" if fewer and _flipped(sizes, x_shape) is not None else "patches"
+    return "turned" if fewer and _flipped(sizes, x_shape, dtype) is not None else "patches"
 
 
 def _scheme(kind: str, sizes: Sizes, dtype: np.dtype) -> winograd.Scheme:
@@ -326,19 +327,20 @@ def _whole_map(sizes: Sizes, x_shape: Sequence[int]) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _flipped(sizes: Sizes, x_shape: tuple[int, ...]) -> Sizes | None:
+def _flipped(sizes: Sizes, x_shape: tuple[int, ...], dtype: np.dtype) -> Sizes | None:
     """The convolution of dzdy, with the filters turned around, that is the derivative for the data, or None.
 
-    It has a product for every pixel of x, the other way one for every pixel of y: None where x has many more.
+    It has products for every pixel of x, the other way for every pixel of y: None where x has many more.
     """
     height, width = dilated(sizes.window, sizes.dilate)
     top, bottom, left, right = sizes.pad
     pad = height - 1 - top, height - 1 - bottom, width - 1 - left, width - 1 - right
-    many_more = 4 * prod(x_shape[2:]) > 5 * prod(sizes.output[2:])
-    if sizes.stride != (1, 1) or min(pad) < 0 or many_more:
+    if sizes.stride != (1, 1) or min(pad) < 0:
         return None
     n, c, height, width = x_shape
-    return sizes._replace(output=(n, c, height, width), pad=pad)
+    back = sizes._replace(output=(n, c, height, width), pad=pad)
+    many_more = 4 * prod(x_shape[2:]) > 5 * prod(sizes.output[2:])
+    return None if many_more and not _choice(back, sizes.output[1], dtype).startswith("winograd") else back
 
 
 def _bank(w: Array, sizes: Sizes) -> Array:

@@ -16,6 +16,7 @@ from ..reference.checks import Array
 from ..reference.convolution import Sizes
 from .epilogue import Epilogue
 from .memory import empty
+from .products import multiply, summed
 from .threads import each, num_threads, share
 from .tiles import Tile, overlap, slices, tap_overlaps, tiles
 
@@ -47,7 +48,7 @@ def conv(
 
     def work(tile: Tile) -> Array | None:
         part, seen = y[tile], patches(x, tile, sizes)
-        np.matmul(seen, bank, out=by_group(part, sizes))
+        multiply(seen, bank, by_group(part, sizes))
         epilogue.finish(part, tile)
         return None if kept is None else seen
 
@@ -73,7 +74,7 @@ def _by_filters(x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogu
     add = None if epilogue.add is None else epilogue.add.reshape(y.shape)
 
     def work(part: slice) -> None:
-        np.matmul(whole, bank[:, part], out=y[:, part])
+        multiply(whole, bank[:, part], y[:, part])
         Epilogue(epilogue.b, add, epilogue.relu).of_group(part).finish(y[:, part], np.s_[:, :])
 
     each(work, slices(bank.shape[1], least=16, times=2))
@@ -140,6 +141,8 @@ def _by_taps(bank_bytes: int, sizes: Sizes, row_bytes: int) -> bool:
 
 def _product(ders: Array, seen: Array, out: Array) -> Array:
     """The product of (groups, K, pixels) and (groups, pixels, D)."""
+    if seen.strides[1] != seen.itemsize:
+        return summed(ders.swapaxes(1, 2), seen, out)
     if len(ders) > 1 or not out.dtype.isnative:
         return np.matmul(ders, seen, out=out)
     # Unlike `matmul`, `dot` lets go of the interpreter for small results of long sums, too.
@@ -163,7 +166,7 @@ def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
             (v * sizes.dilate[1] - sizes.pad[2], width, sizes.stride[1]),
         )
         seen = np.ascontiguousarray(strip(x, *cuts)).reshape(-1, c)
-        np.matmul(dzdy[:, filters].T, seen, out=dzdw[filters, tap])
+        summed(dzdy[:, filters], seen, dzdw[filters, tap])
 
     taps = prod(sizes.window)
     k = dzdw.shape[0]

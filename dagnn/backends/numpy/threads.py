@@ -224,6 +224,11 @@ def _blas() -> list[tuple[Any, Callable[[int], Any]]]:
     return [(library, _setter(library)) for library in libraries]
 
 
+def blas_architectures() -> set[str]:
+    """The processors that the kernels of BLAS are for, by OpenBLAS's names."""
+    return {getattr(library, "architecture", "") for library, _ in _blas()}
+
+
 def _setter(library: Any) -> Callable[[int], Any]:
     """What sets the number of threads of a BLAS library, whichever thread calls it.
 

@@ -1,13 +1,12 @@
 """Convolution with 3x3 and 5x5 filters at stride 1 by minimal filtering: fewer products, cheap sums.
 
 F(m x m, r x r) makes a tile of m x m outputs y from the i x i inputs d they see, i = m + r - 1. With matrices
-A, B, G, y = A ((G g G') * (B d B')) A' for one filter g and one channel, * element by element; the sum over
+A, B, G, y = A' ((G g G') * (B d B')) A for one filter g and one channel, * element by element; the sum over
 channels makes i² matrix products over all tiles. F(4x4, 3x3) has a quarter of the products of the plain
-sum, F(2x2, 3x3) four ninths, F(2x2, 5x5) nine twenty-fifths. Each transformation is one matrix product too,
-with a Kronecker square. All are linear, so the derivative for the filters is the same chain backwards, and
-that for the data the convolution with the filters turned around.
+sum, F(2x2, 3x3) four ninths, F(4x4, 5x5) four twenty-fifths. All is linear, so the derivative for the filters
+is the same chain backwards, and that for the data the convolution with the filters turned around.
 
-Behind it are products of polynomials, known by their values at i points: 0, 1, -1, 2, -2, infinity. Rounding
+Behind it are products of polynomials, known by their values at i points, the last one infinity. Rounding
 errors are up to ten times those of the plain sum. What isn't finite spreads over its tile.
 
 Source: Winograd, "Arithmetic complexity of computations", 1980; Lavin & Gray, "Fast algorithms for
@@ -22,128 +21,143 @@ from math import prod
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from ..reference.checks import Array
 from ..reference.convolution import Sizes
-from .elementwise import rectify
 from .epilogue import Epilogue
 from .memory import empty
-from .patches import strip
+from .products import multiply, summed
 from .threads import each, num_threads, share
 from .tiles import Tile, slices, tiles
+from .transforms import Collect, PerThread, Spread
 
-FUSED_BYTES = 1 << 21
-"""Transformed inputs and outputs of tiles that one thread takes through all stages, in its cache."""
-STAGED_BYTES = 24 << 20
+FUSED_BYTES, FUSED_DZDW = 2 << 20, 6 << 20
+"""Transformed inputs and outputs of tiles that one thread takes through all stages, in its cache; more for
+the derivative for the filters, which adds to all of that for each chunk."""
+STAGED_BYTES = 32 << 20
 """Those of a chunk that all threads take through one stage after another."""
-STAGED_BANK = 3 << 20
+STAGED_BANK, STAGED_DZDW = 6 << 20, 3 << 20
 """Larger transformed banks are not read for every small chunk: threads share out the products instead."""
 FEW_BYTES = 6 << 20
 """Nor are smaller ones if there are so few tiles: all of them stay in cache."""
 APART = 16  # elements between rows of transformed data: rows a power of two apart would share cache lines
 
-POINTS = {4: (0, 1, -1), 6: (0, 1, -1, 2, -2)}  # by i; infinity is the last
-INPUTS = {  # B, by i
-    4: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]],
-    6: [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-}
-WEIGHTS = {4: (1, 2, 2, 1), 6: (4, -6, -6, 24, 24, 1)}  # the rows of G are powers of the points over these
+OF_BANK, OF_MAPS = 60, 4
+"""What an element of a transformed bank costs in multiplications; one of maps, by pixel of a tile's side."""
+POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)
+"""The first ones are those of smaller tiles; the second has to be 1, see `conv`."""
 
 
 class Scheme(NamedTuple):
-    """F(m x m, r x r) in one floating type; matrices act on both axes of a tile at once."""
+    """F(m x m, r x r) in one floating type; each matrix acts on both axes of a tile."""
 
     out: int  # m
     taps: int  # r
-    points: int  # i²
-    of_inputs: Array  # (i², i²)
-    of_filters: Array  # (i², r²)
-    of_flipped: Array  # (i², r²), for filters turned around
-    of_outputs: Array  # (m², i²)
+    of_inputs: Array  # B, (i, i)
+    of_filters: Array  # G, (i, r)
+    of_outputs: Array  # A', (m, i)
 
     @property
     def side(self) -> int:
         """i, the pixels a side of the inputs of a tile."""
-        return self.out + self.taps - 1
+        return len(self.of_inputs)
+
+    @property
+    def points(self) -> int:
+        """i²."""
+        return self.side**2
+
+
+def tile_sizes(taps: int) -> range:
+    """The m of tiles for filters of taps x taps: of larger ones fewer digits are right."""
+    return range(2, min(5, len(POINTS) + 2 - taps) + 1)
+
+
+def cheapest(sizes: Sizes, depth: int, k: int) -> int:
+    """The m of least work: multiplications of products, and what making and reading their operands costs."""
+    n, _, *maps = sizes.output
+    taps = sizes.window[0]
+
+    def cost(out: int) -> int:
+        side = out + taps - 1
+        tiles = n * prod(-(-size // out) for size in maps)
+        return side**2 * ((tiles + OF_BANK) * depth * k + OF_MAPS * side * tiles * (depth + k))
+
+    return min(tile_sizes(taps), key=cost)
 
 
 @cache
 def scheme(out: int, taps: int, dtype: np.dtype) -> Scheme:
-    """The matrices for tiles of `out` x `out` outputs and filters of `taps` x `taps`.
+    """F(out x out, taps x taps).
 
     >>> plan = scheme(2, 3, np.dtype("float64"))
     >>> plan.points, plan.of_filters.shape
-    (16, (16, 9))
+    (16, (4, 3))
     """
-    side = out + taps - 1
-    b = np.array(INPUTS[side], float)
-    a, g = (_powers(POINTS[side], n) for n in (out, taps))
-    g /= np.array(WEIGHTS[side], float)[:, None]
-    squares = (np.kron(m, m).astype(dtype) for m in (b, g, g[:, ::-1], a.T))
-    return Scheme(out, taps, side**2, *squares)
+    points = np.array(POINTS[: out + taps - 2], float)
+    # The polynomials that are 0 at all points but one, and that which is 0 at all.
+    others = [np.poly(np.delete(points, k))[::-1] for k in range(len(points))]
+    b = np.vstack([np.pad(other, (0, 1)) for other in others] + [np.poly(points)[::-1]])
+    a, g = (_powers(points, n) for n in (out, taps))
+    g[:-1] /= np.array([np.polyval(other[::-1], p) for other, p in zip(others, points, strict=True)])[:, None]
+    return Scheme(out, taps, *(np.ascontiguousarray(matrix, dtype) for matrix in (b, g, a.T)))
 
 
-def _powers(points: Sequence[int], n: int) -> Array:
+def _powers(points: Array, n: int) -> Array:
     """A row of powers 0 ... n - 1 for each point; of infinity only the highest counts."""
-    return np.vstack([np.vander(points, n, increasing=True), np.eye(n)[-1:]]).astype(float)
+    return np.vstack([np.vander(points, n, increasing=True), np.eye(n)[-1:]])
 
 
 def bank(plan: Scheme, w: Array, flipped: bool = False) -> Array:
     """The transformed filters of w (K, C, r, r): (i², C, K), or for filters turned around (i², K, C)."""
     k, c = w.shape[:2]
-    taps = w.transpose(0, 2, 3, 1).reshape(k, plan.taps**2, c)
-    matrix = plan.of_flipped if flipped else plan.of_filters
-    transformed = _maps(plan.points, k, c, w.dtype)
-    by_filter = transformed.swapaxes(0, 1)
-    each(lambda part: np.matmul(matrix, taps[part], out=by_filter[part]), slices(k, least=16, most=16))
-    if flipped:
-        return transformed
-    turned = transformed.swapaxes(1, 2)
-    if transformed.nbytes > STAGED_BANK:
-        return turned
-    small = _maps(plan.points, c, k, w.dtype)  # BLAS would turn it for every chunk of tiles
-    small[...] = turned
-    return small
+    nbytes = plan.points * k * c * w.itemsize
+    # Few filters are turned before: BLAS would turn what is made of them for every chunk of tiles.
+    turned = not flipped and nbytes <= STAGED_BANK
+    spread = Spread(
+        plan.of_filters[:, ::-1] if flipped else plan.of_filters,
+        plan.taps,
+        w.transpose(1, 2, 3, 0) if turned else w.transpose(0, 2, 3, 1),
+    )
+    rows, _, _, columns = spread.maps.shape
+    made = _maps(plan.points, rows, columns, w.dtype)
+    each(lambda part: spread(part, (0, 0), (1, 1), made[:, part]), slices(rows, least=16, times=2))
+    return made if turned or flipped else made.swapaxes(1, 2)
 
 
 def conv(plan: Scheme, x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogue) -> None:
     """Write into channels-last `y` what a transformed `bank` (i², C, K) makes of channels-last `x`."""
     c, k = bank.shape[1:]
+    rest = epilogue._replace(b=None)
+    spread, collect, rooms = Spread(plan.of_inputs, plan.out, x), Collect(plan.of_outputs), PerThread()
 
     def transform(tile: Tile, seen: Array) -> None:
-        np.matmul(plan.of_inputs, _seen(plan, x, tile, sizes), out=_rows(seen))
+        spread(tile[0], _start(plan, tile, sizes.pad), _counts(tile)[1:], seen)
 
     def complete(tile: Tile, products: Array) -> None:
         if epilogue.b is not None:
             # What is added to the product at the point (1, 1) is added to every output of the tile.
             products[plan.side + 1] += epilogue.b
-        outputs = _maps(plan.out**2, products.shape[1], k, x.dtype)
-        rows = np.matmul(plan.of_outputs, _rows(products), out=_rows(outputs))
-        if epilogue.add is None:
-            rectify(rows, epilogue.relu, rows)
-        _scatter(plan, outputs, y, tile, epilogue)
+        place = _pixels(plan, tile, sizes)
+        collect(products, _counts(tile), y[place])
+        rest.finish(y[place], place)
+
+    def room(count: int) -> list[Array]:
+        return [_maps(plan.points, count, channels, x.dtype) for channels in (c, k)]
 
     def fused(tile: Tile) -> None:
-        seen = _maps(plan.points, _count(tile), c, x.dtype)
+        seen, products = rooms.get(room, _count(tile))
         transform(tile, seen)
-        complete(tile, np.matmul(seen, bank, out=_maps(plan.points, seen.shape[1], k, x.dtype)))
+        complete(tile, multiply(seen, bank, products))
 
     def staged(count: int, parts: list[tuple[Tile, slice]]) -> None:
-        seen, products = (_maps(plan.points, count, channels, x.dtype) for channels in (c, k))
+        seen, products = room(count)
         each(lambda part: transform(part[0], seen[:, part[1]]), parts)
-        each(lambda p: np.matmul(seen[p], bank[p], out=products[p]), range(plan.points))
+        each(lambda p: multiply(seen[p], bank[p], products[p]), range(plan.points))
         each(lambda part: complete(part[0], products[:, part[1]]), parts)
 
-    if not _staged(plan, sizes, c, k, x.dtype):
-        each(fused, _tiles(plan, sizes, c + k, x.dtype))
+    if not _staged(plan, sizes, c, k, x.dtype, STAGED_BANK):
+        each(fused, _tiles(plan, sizes, c + k, x.dtype, FUSED_BYTES))
         return
     for count, parts in _groups(plan, sizes, c + k, x.dtype):
         staged(count, parts)
@@ -152,30 +166,35 @@ def conv(plan: Scheme, x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: 
 def conv_dzdw(plan: Scheme, dzdy: Array, x: Array, sizes: Sizes) -> Array:
     """The derivative for the filters, (K, r r, C), from channels-last `dzdy` and `x`."""
     k, c = dzdy.shape[3], x.shape[3]
+    of_x, of_dzdy = Spread(plan.of_inputs, plan.out, x), Spread(plan.of_outputs.T, plan.out, dzdy)
+    rooms = PerThread()
 
     def transform(tile: Tile, seen: Array, ders: Array) -> None:
-        np.matmul(plan.of_inputs, _seen(plan, x, tile, sizes), out=_rows(seen))
-        np.matmul(plan.of_outputs.T, _ders(plan, dzdy, tile, sizes), out=_rows(ders))
+        of_x(tile[0], _start(plan, tile, sizes.pad), _counts(tile)[1:], seen)
+        of_dzdy(tile[0], _start(plan, tile), _counts(tile)[1:], ders)
+
+    def room(count: int) -> list[Array]:
+        return [_maps(plan.points, count, channels, x.dtype) for channels in (c, k)]
 
     def fused(pieces: Sequence[Tile]) -> Array:
         own, part = (_maps(plan.points, k, c, x.dtype) for _ in range(2))
         for number, tile in enumerate(pieces):
-            seen, ders = (_maps(plan.points, _count(tile), channels, x.dtype) for channels in (c, k))
+            seen, ders = rooms.get(room, _count(tile))
             transform(tile, seen, ders)
-            np.matmul(ders.swapaxes(1, 2), seen, out=part if number else own)
+            summed(ders, seen, part if number else own)
             if number:
                 own += part
         return own
 
     def staged(count: int, parts: list[tuple[Tile, slice]]) -> Array:
         total = _maps(plan.points, k, c, x.dtype)
-        seen, ders = (_maps(plan.points, count, channels, x.dtype) for channels in (c, k))
+        seen, ders = room(count)
         each(lambda part: transform(part[0], seen[:, part[1]], ders[:, part[1]]), parts)
-        each(lambda p: np.matmul(ders[p].T, seen[p], out=total[p]), range(plan.points))
+        each(lambda p: summed(ders[p], seen[p], total[p]), range(plan.points))
         return total
 
-    if not _staged(plan, sizes, c, k, x.dtype):
-        total, *others = each(fused, share(_tiles(plan, sizes, c + k, x.dtype)))
+    if not _staged(plan, sizes, c, k, x.dtype, STAGED_DZDW):
+        total, *others = each(fused, share(_tiles(plan, sizes, c + k, x.dtype, FUSED_DZDW)))
         for other in others:
             total += other
         return _to_filters(plan, total)
@@ -189,21 +208,27 @@ def conv_dzdw(plan: Scheme, dzdy: Array, x: Array, sizes: Sizes) -> Array:
 def _to_filters(plan: Scheme, total: Array) -> Array:
     """Derivatives for the filters, (K, r r, C), of those for the transformed ones, (i², K, C)."""
     _, k, c = total.shape
-    dzdw = empty((k, plan.taps**2, c), total.dtype)
-    by_filter = total.swapaxes(0, 1)
+    dzdw = empty((k, plan.taps, plan.taps, c), total.dtype)
+    collect = Collect(plan.of_filters.T)
     each(
-        lambda part: np.matmul(plan.of_filters.T, by_filter[part], out=dzdw[part]),
+        lambda part: collect(total[:, part], (part.stop - part.start, 1, 1), dzdw[part]),
         slices(k, least=16, most=16),
     )
-    return dzdw
+    return dzdw.reshape(k, -1, c)
 
 
-def _staged(plan: Scheme, sizes: Sizes, c: int, k: int, dtype: np.dtype) -> bool:
+def _start(plan: Scheme, tile: Tile, pad: Sequence[int] = (0, 0, 0, 0)) -> tuple[int, int]:
+    """The first pixel that a chunk of tiles sees."""
+    _, rows, columns = tile
+    return plan.out * rows.start - pad[0], plan.out * columns.start - pad[2]
+
+
+def _staged(plan: Scheme, sizes: Sizes, c: int, k: int, dtype: np.dtype, most: int) -> bool:
     """Whether threads go through the stages together, sharing out the products of each point."""
     n, _, *maps = sizes.output
     tiles = n * prod(-(-size // plan.out) for size in maps)
     bank, data = (plan.points * values * dtype.itemsize for values in (c * k, tiles * (c + k)))
-    return bank > STAGED_BANK or (data <= FEW_BYTES and 4 * bank > data)
+    return bank > most or (data <= FEW_BYTES and 4 * bank > data)
 
 
 def _maps(points: int, n: int, channels: int, dtype: np.dtype) -> Array:
@@ -211,16 +236,11 @@ def _maps(points: int, n: int, channels: int, dtype: np.dtype) -> Array:
     return empty((points, n * channels + APART), dtype)[:, :-APART].reshape(points, n, channels)
 
 
-def _rows(maps: Array) -> Array:
-    """(points, n, channels) as (points, n channels)."""
-    return maps.reshape(len(maps), -1)
-
-
-def _tiles(plan: Scheme, sizes: Sizes, channels: int, dtype: np.dtype) -> list[Tile]:
+def _tiles(plan: Scheme, sizes: Sizes, channels: int, dtype: np.dtype, nbytes: int) -> list[Tile]:
     """Chunks of tiles: slices of (images, rows of tiles, columns of tiles)."""
     n, _, *maps = sizes.output
     counts = (n, *(-(-size // plan.out) for size in maps))
-    most = FUSED_BYTES // (plan.points * channels * dtype.itemsize)
+    most = nbytes // (plan.points * channels * dtype.itemsize)
     return list(tiles(counts, most, num_threads()))
 
 
@@ -231,7 +251,7 @@ def _groups(
     most = STAGED_BYTES // (plan.points * channels * dtype.itemsize)
     parts: list[tuple[Tile, slice]] = []
     count = 0
-    for tile in _tiles(plan, sizes, channels, dtype):
+    for tile in _tiles(plan, sizes, channels, dtype, FUSED_BYTES):
         if parts and count + _count(tile) > most:
             yield count, parts
             parts, count = [], 0
@@ -258,68 +278,3 @@ def _pixels(plan: Scheme, tile: Tile, sizes: Sizes) -> Tile:
         for part, size in zip(parts, sizes.output[2:], strict=True)
     )
     return images, rows, columns
-
-
-def _seen(plan: Scheme, x: Array, tile: Tile, sizes: Sizes) -> Array:
-    """The inputs (i², tiles C) that a chunk of tiles sees."""
-    (n, rows, columns), c, more = _counts(tile), x.shape[3], plan.taps - 1
-    cuts = [
-        (plan.out * part.start - sizes.pad[2 * axis], plan.out * (part.stop - part.start) + more, 1)
-        for axis, part in enumerate(tile[1:])
-    ]
-    seen = strip(x[tile[0]], cuts[0], cuts[1])
-    image, row, pixel, item = seen.strides
-    windows = as_strided(
-        seen,
-        (plan.side, plan.side, n, rows, columns, c),
-        (row, pixel, image, plan.out * row, plan.out * pixel, item),
-    )
-    gathered = _maps(plan.points, n * rows * columns, c, x.dtype)
-    gathered.reshape(windows.shape)[...] = windows
-    return _rows(gathered)
-
-
-def _ders(plan: Scheme, dzdy: Array, tile: Tile, sizes: Sizes) -> Array:
-    """The derivatives (m², tiles K) for the outputs of a chunk of tiles, from channels-last `dzdy`."""
-    out, k = plan.out, dzdy.shape[3]
-    given = dzdy[_pixels(plan, tile, sizes)]
-    gathered = _maps(out * out, _count(tile), k, dzdy.dtype)
-    places = gathered.reshape(out, out, *_counts(tile), k)
-    if (whole := _by_place(plan, given, tile)) is not None:
-        places[...] = whole
-        return _rows(gathered)
-    gathered.fill(0)
-    for u in range(out):
-        for v in range(out):
-            part = given[:, u::out, v::out]
-            places[u, v, :, : part.shape[1], : part.shape[2]] = part
-    return _rows(gathered)
-
-
-def _scatter(plan: Scheme, outputs: Array, y: Array, tile: Tile, epilogue: Epilogue) -> None:
-    """Put outputs (m², tiles, K) into their places in channels-last `y`; those outside are left out."""
-    out, (n, rows, columns), (_, height, width, k) = plan.out, _counts(tile), y.shape
-    images, *parts = tile
-    outputs = outputs.reshape(out, out, n, rows, columns, k)
-    top, left = (out * part.start for part in parts)
-    place = images, slice(top, min(height, top + out * rows)), slice(left, min(width, left + out * columns))
-    if (whole := _by_place(plan, y[place], tile)) is not None:
-        whole[...] = outputs
-    else:
-        for u in range(out):
-            for v in range(out):
-                part = y[place][:, u::out, v::out]
-                part[...] = outputs[u, v, :, : part.shape[1], : part.shape[2]]
-    if epilogue.add is not None:
-        Epilogue(None, epilogue.add, epilogue.relu).finish(y[place], place)
-
-
-def _by_place(plan: Scheme, maps: Array, tile: Tile) -> Array | None:
-    """Channels-last maps of whole tiles as (m, m, N, rows of tiles, columns of tiles, K); else None.
-
-    One copy instead of m²: between short ones, threads wait for the interpreter.
-    """
-    (n, rows, columns), out = _counts(tile), plan.out
-    if maps.shape[1:3] != (out * rows, out * columns):
-        return None
-    return maps.reshape(n, rows, out, columns, out, -1).transpose(2, 4, 0, 1, 3, 5)

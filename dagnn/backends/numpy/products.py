@@ -1,0 +1,103 @@
+"""Matrix products in blocks so small that BLAS doesn't copy its operands first.
+
+OpenBLAS rearranges both matrices of a product for its inner loop, which costs as much as the loop itself
+where one of them has few rows. For AVX-512 it has another loop, for products of at most a million
+multiplications, that reads them where they are: at the rate of the arithmetic units, if blocks have the right
+shape. A stack of blocks is one call of NumPy's. For other processors products stay whole.
+
+Source: OpenBLAS 0.3.31, kernel/x86_64/sgemm_small_kernel_permit_skylakex.c.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from ..reference.checks import Array
+from .memory import empty
+from .threads import blas_architectures
+
+WITHOUT_PACKING = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
+LARGEST = 1_000_000
+"""Multiplications of the largest product that isn't rearranged."""
+COLUMNS, DEEP = 64, 1024
+"""Columns of a block, half as many of sums longer than `DEEP`: as many rows stay in the first cache."""
+WIDE = (384, 192)
+"""Columns of a block with all rows, where these are few."""
+MANY_ROWS = 128
+OF_SUMS, LARGEST_SUMMED = (32, 64), 1 << 17
+"""The shape of a block of `summed`, and the elements of a result for which blocks pay."""
+
+
+@cache
+def in_blocks() -> bool:
+    """Whether BLAS has a loop for small products."""
+    architectures = blas_architectures()
+    return bool(architectures) and architectures <= WITHOUT_PACKING
+
+
+def multiply(a: Array, b: Array, out: Array) -> Array:
+    """`np.matmul(a, b, out=out)` of stacks of matrices (..., m, k) and (..., k, n), in blocks.
+
+    >>> a, b = np.ones((3000, 40), "float32"), np.ones((40, 200), "float32")
+    >>> multiply(a, b, np.empty((3000, 200), "float32")).max()
+    np.float32(40.0)
+    """
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    if m * k * n <= LARGEST or b.strides[-1] != b.itemsize or not in_blocks() or not out.dtype.isnative:
+        return np.matmul(a, b, out=out)
+    for columns in WIDE:
+        if m * k * columns <= LARGEST and n >= columns:
+            return _blocks(a, b, out, m, columns)
+    columns = min(n, COLUMNS if k <= DEEP else COLUMNS // 2)
+    rows = LARGEST // (k * columns) // 8 * 8
+    if not 0 < rows <= m:
+        return np.matmul(a, b, out=out)
+    return _blocks(a, b, out, rows, columns, pack=n > columns and m >= MANY_ROWS)
+
+
+def summed(a: Array, b: Array, out: Array) -> Array:
+    """`np.matmul(a.swapaxes(-1, -2), b, out=out)` of stacks (..., terms, m) and (..., terms, n), in blocks.
+
+    >>> a, b = np.ones((3000, 64), "float32"), np.ones((3000, 128), "float32")
+    >>> summed(a, b, np.empty((64, 128), "float32")).max()
+    np.float32(3000.0)
+    """
+    (terms, m), n = a.shape[-2:], b.shape[-1]
+    if m * n > LARGEST_SUMMED or not in_blocks() or not out.dtype.isnative:
+        return np.matmul(a.swapaxes(-1, -2), b, out=out)
+    rows, columns = (min(size, most) for size, most in zip((m, n), OF_SUMS, strict=True))
+    parts = -(-terms // (LARGEST // (rows * columns)))
+    if parts < 2:
+        return _blocks(a.swapaxes(-1, -2), b, out, rows, columns)
+    length = terms // parts
+    made = empty((parts, *out.shape), out.dtype)
+    left, right = (
+        np.moveaxis(c[..., : parts * length, :].reshape(*c.shape[:-2], parts, length, -1), -3, 0)
+        for c in (a, b)
+    )
+    _blocks(left.swapaxes(-1, -2), right, made, rows, columns)
+    np.add.reduce(made, axis=0, out=out)
+    if parts * length < terms:
+        out += np.matmul(a[..., parts * length :, :].swapaxes(-1, -2), b[..., parts * length :, :])
+    return out
+
+
+def _blocks(a: Array, b: Array, out: Array, rows: int, columns: int, pack: bool = False) -> Array:
+    """The product in blocks of `rows` x `columns`, and what is left below them and beside."""
+    m, n = out.shape[-2:]
+    below, beside = m - m % rows, n - n % columns
+    left = a[..., :below, :].reshape(*a.shape[:-2], -1, 1, rows, a.shape[-1])
+    right = b[..., :beside].reshape(*b.shape[:-1], -1, columns).swapaxes(-2, -3)[..., None, :, :, :]
+    if pack:
+        packed = empty(right.shape, b.dtype)
+        packed[...] = right
+        right = packed
+    places = out[..., :below, :beside].reshape(*out.shape[:-2], below // rows, rows, -1, columns)
+    np.matmul(left, right, out=places.swapaxes(-2, -3))
+    if beside < n:
+        multiply(a, b[..., beside:], out[..., beside:])
+    if below < m:
+        np.matmul(a[..., below:, :], b[..., :beside], out=out[..., below:, :beside])
+    return out
