@@ -15,7 +15,6 @@ import numpy as np
 
 from ..reference.checks import Array
 from .memory import empty
-from .passes import in_pieces
 from .products import multiply
 
 Pair = tuple[int, int]
@@ -44,38 +43,39 @@ class Spread:
     def __init__(self, matrix: Array, step: int, maps: Array) -> None:
         self.matrix, self.step = np.ascontiguousarray(matrix), step
         self.maps = maps
-        if not maps.flags.c_contiguous:
-            self.maps = empty(maps.shape, maps.dtype)
-            in_pieces(np.copyto, self.maps, maps)
         self._rooms = PerThread()
 
     def __call__(self, images: slice, start: Pair, counts: Pair, out: Array) -> None:
         """Write into `out` (i², squares, C) what becomes of `counts` rows and columns from `start` on."""
         (points, side), (rows, columns) = self.matrix.shape, counts
         n, (_, _, width, c) = images.stop - images.start, self.maps.shape
-        across = self.step * (columns - 1) + side
+        down, across = (self.step * (count - 1) + side for count in counts)
         first = min(across, max(0, -start[1]))
         last = max(first, min(across, width - start[1]))
         inside, squares = self._rooms.get(self._room, n, rows, columns, first, last)
         if first < last:
-            self._along_lines(images.start, (start[0], start[1] + first), inside)
+            maps, top, left = self.maps[images], start[0], start[1] + first
+            if not maps.flags.c_contiguous:
+                low = max(0, top)
+                maps = np.ascontiguousarray(maps[:, low : max(low, top + down), left : start[1] + last])
+                top, left = top - low, 0
+            self._along_lines(maps, (top, left), inside)
         places = out.reshape(points, points, n, rows, columns, c)
         np.matmul(self.matrix, squares, out=places.transpose(0, 2, 3, 4, 1, 5))
 
-    def _along_lines(self, image: int, start: Pair, out: Array) -> None:
+    def _along_lines(self, maps: Array, start: Pair, out: Array) -> None:
         """The first axis: `out` (N, rows, i, pixels C) of the lines of squares from `start` on."""
         side, (top, left), (n, rows, _, size) = self.matrix.shape[1], start, out.shape
-        _, height, width, c = self.maps.shape
-        pixel = c * self.maps.itemsize
+        _, height, width, c = maps.shape
+        pixel = c * maps.itemsize  # not maps.strides: those of an axis of one element may be anything
         line = width * pixel
-        begin = image * height * line + left * pixel
-        strides = height * line, self.step * line, line, self.maps.itemsize
+        strides = height * line, self.step * line, line, maps.itemsize
 
         def lines(row: int, count: int, within: slice) -> Array:
             """For `count` rows of squares their lines `within`, (N, count, lines, pixels C)."""
             shape = n, count, within.stop - within.start, size
-            place = begin + (top + self.step * row + within.start) * line
-            return np.ndarray(shape, self.maps.dtype, self.maps, place, strides)
+            place = (top + self.step * row + within.start) * line + left * pixel
+            return np.ndarray(shape, maps.dtype, maps, place, strides)
 
         whole = range(max(0, -(top // self.step)), min(rows, (height - side - top) // self.step + 1))
         if whole:
