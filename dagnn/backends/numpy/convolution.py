@@ -106,7 +106,7 @@ def _choice(sizes: Sizes, channels: int, dtype: np.dtype) -> str:
 def _repays(taps: int, filters: int, pixels: int) -> bool:
     """Whether minimal filtering repays what it does besides products: filters of a group, pixels of a map."""
     if taps == 3:
-        return filters >= 1 << 16 or (filters >= 1024 and pixels >= 100)
+        return filters >= 1 << 17 or (filters >= 1024 and pixels >= 100)
     return (filters >= 1000 and pixels >= 60) or (filters >= 512 and pixels >= 500)
 
 

@@ -39,7 +39,7 @@ STAGED_BYTES = 32 << 20
 STAGED_BANK, STAGED_DZDW = 6 << 20, 3 << 20
 """Larger transformed banks are not read for every small chunk: threads share out the products instead."""
 FEW_BYTES = 6 << 20
-"""Nor are smaller ones if there are so few tiles: all of them stay in cache."""
+"""Nor are derivatives for smaller ones added up if there are so few tiles: all of them stay in cache."""
 APART = 16  # elements between rows of transformed data: rows a power of two apart would share cache lines
 
 OF_BANK, OF_MAPS = 60, 4
@@ -156,7 +156,7 @@ def conv(plan: Scheme, x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: 
         each(lambda p: multiply(seen[p], bank[p], products[p]), range(plan.points))
         each(lambda part: complete(part[0], products[:, part[1]]), parts)
 
-    if not _staged(plan, sizes, c, k, x.dtype, STAGED_BANK):
+    if plan.points * c * k * x.itemsize <= STAGED_BANK:
         each(fused, _tiles(plan, sizes, c + k, x.dtype, FUSED_BYTES))
         return
     for count, parts in _groups(plan, sizes, c + k, x.dtype):
@@ -193,7 +193,7 @@ def conv_dzdw(plan: Scheme, dzdy: Array, x: Array, sizes: Sizes) -> Array:
         each(lambda p: summed(ders[p], seen[p], total[p]), range(plan.points))
         return total
 
-    if not _staged(plan, sizes, c, k, x.dtype, STAGED_DZDW):
+    if not _staged_dzdw(plan, sizes, c, k, x.dtype):
         total, *others = each(fused, share(_tiles(plan, sizes, c + k, x.dtype, FUSED_DZDW)))
         for other in others:
             total += other
@@ -223,12 +223,12 @@ def _start(plan: Scheme, tile: Tile, pad: Sequence[int] = (0, 0, 0, 0)) -> tuple
     return plan.out * rows.start - pad[0], plan.out * columns.start - pad[2]
 
 
-def _staged(plan: Scheme, sizes: Sizes, c: int, k: int, dtype: np.dtype, most: int) -> bool:
-    """Whether threads go through the stages together, sharing out the products of each point."""
+def _staged_dzdw(plan: Scheme, sizes: Sizes, c: int, k: int, dtype: np.dtype) -> bool:
+    """Whether threads go through the stages together: there are many filters, or hardly more tiles."""
     n, _, *maps = sizes.output
     tiles = n * prod(-(-size // plan.out) for size in maps)
     bank, data = (plan.points * values * dtype.itemsize for values in (c * k, tiles * (c + k)))
-    return bank > most or (data <= FEW_BYTES and 4 * bank > data)
+    return bank > STAGED_DZDW or (data <= FEW_BYTES and 4 * bank > data)
 
 
 def _maps(points: int, n: int, channels: int, dtype: np.dtype) -> Array:
