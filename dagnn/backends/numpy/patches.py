@@ -21,9 +21,8 @@ from .threads import each, num_threads, share
 from .tiles import Tile, overlap, slices, tap_overlaps, tiles
 
 PATCH_BYTES = 3 << 20
-"""The most memory a thread's patches and their outputs take: BLAS turns the bank once for so many."""
-CACHE_BYTES, ENOUGH = 1 << 20, 2048
-"""What stays in a core's cache, if that are enough pixels for BLAS."""
+"""The most memory a thread's patches and their outputs take: of smaller pieces, what threads wait for the
+interpreter costs more than cache saves."""
 WORTH_SHARING = 1 << 18
 """Bytes of patches that take less time than another thread needs to wake up."""
 WHOLE_BYTES = 24 << 20
@@ -117,18 +116,27 @@ def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int, kept: Sequence[Ar
     if [seen.shape[1] for seen in kept] != [prod(s.stop - s.start for s in tile) for tile in pieces]:
         kept = ()  # or it was with another number of threads
 
+    # Fewer columns, or where patches lie in planes: the derivative, turned around.
+    turned = shape[1] <= shape[2] or in_planes(x)
+    made_shape = (groups, shape[2], shape[1]) if turned else shape
+
     def work(numbers: Sequence[int]) -> Array:
-        own, part = empty(shape, x.dtype), empty(shape, x.dtype)
-        own.fill(0)
-        for number in numbers:
-            ders = by_group(dzdy[pieces[number]], sizes).swapaxes(1, 2)
+        own, part = empty(made_shape, x.dtype), empty(made_shape, x.dtype)
+        for count, number in enumerate(numbers):
+            ders = by_group(dzdy[pieces[number]], sizes)
             seen = kept[number] if kept else patches(x, pieces[number], sizes)
-            own += _product(ders, seen, part)
+            left, right = (seen, ders) if turned else (ders, seen)
+            summed(left, right, part if count else own)
+            if count:
+                own += part
         return own
 
-    total.fill(0)
-    for own in each(work, share(range(len(pieces)))):
-        total += own
+    made, *others = each(work, share(range(len(pieces))))
+    for other in others:
+        made += other
+    if not turned:
+        return made
+    total[...] = made.swapaxes(1, 2)
     return total
 
 
@@ -137,20 +145,6 @@ def _by_taps(bank_bytes: int, sizes: Sizes, row_bytes: int) -> bool:
     n, _, *maps = sizes.output
     few = n * prod(maps) * row_bytes <= 4 * WHOLE_BYTES
     return few and sizes.groups == 1 and bank_bytes > LARGE_BANK // 4
-
-
-def _product(ders: Array, seen: Array, out: Array) -> Array:
-    """The product of (groups, K, pixels) and (groups, pixels, D)."""
-    if seen.strides[1] != seen.itemsize:
-        return summed(ders.swapaxes(1, 2), seen, out)
-    if len(ders) > 1 or not out.dtype.isnative:
-        return np.matmul(ders, seen, out=out)
-    # Unlike `matmul`, `dot` lets go of the interpreter for small results of long sums, too.
-    if seen.strides[1] == seen.itemsize:
-        out[0] = np.dot(seen[0].T, ders[0].T).T
-    else:
-        np.dot(ders[0], seen[0], out=out[0])
-    return out
 
 
 def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
@@ -176,9 +170,8 @@ def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
 
 def _tiles(sizes: Sizes, row_bytes: int) -> list[Tile]:
     n, _, *maps = sizes.output
-    most = min(PATCH_BYTES // row_bytes, max(ENOUGH, CACHE_BYTES // row_bytes))
     share = 1 if n * prod(maps) * row_bytes < WORTH_SHARING else num_threads()
-    return list(tiles((n, *maps), most, share))
+    return list(tiles((n, *maps), PATCH_BYTES // row_bytes, share))
 
 
 def by_group(piece: Array, sizes: Sizes) -> Array:
@@ -200,7 +193,7 @@ def patches(x: Array, tile: Tile, sizes: Sizes) -> Array:
         length = (count - 1) * stride + (taps - 1) * sizes.dilate[axis] + 1
         hops.append(stride if taps > 1 else 1)
         cuts.append((start, length, 1) if taps > 1 else (start, count, stride))
-    planes = in_planes(x) and sizes.stride[1] == 1 and sizes.groups == 1
+    planes = in_planes(x) and sizes.groups == 1 and 1 in (sizes.stride[1], sizes.dilate[1])
     piece = strip(x[images], cuts[0], cuts[1], planes)
     if sizes.window == (1, 1):
         return by_group(piece, sizes)
@@ -227,14 +220,31 @@ def in_planes(x: Array) -> bool:
 def _planes(piece: Array, counts: Sequence[int], hops: Sequence[int], sizes: Sizes) -> Array:
     """`patches` of a piece in planes: gathered tap by tap, for then pixels of a row are together."""
     n, _, _, c = piece.shape
-    image, row, pixel, channel = piece.strides
-    below, beside = sizes.dilate
-    windows = as_strided(
-        piece,
-        (*sizes.window, c, n, *counts),
-        (row * below, pixel * beside, channel, image, row * hops[0], pixel * hops[1]),
-    )
-    return _copied(windows).reshape(1, -1, n * prod(counts)).swapaxes(1, 2)
+    (high, wide), (below, beside), across = sizes.window, sizes.dilate, hops[1]
+    made = empty((high, wide, c, n, *counts), piece.dtype)
+    if across > 1:
+        piece = _phases(piece, across)
+    *phase, image, row, pixel, channel = piece.strides
+    # Of `across` neighbouring taps, each has a phase of its own.
+    for first, last, step in ((0, wide - wide % across, across), (wide - wide % across, wide, wide % across)):
+        if first < last:
+            shape = high, (last - first) // step, step, c, n, *counts
+            strides = row * below, pixel * beside, *(phase or [0]), channel, image, row * hops[0], pixel
+            np.copyto(
+                made[:, first:last].reshape(shape),
+                as_strided(piece[..., first // across * beside :, :], shape, strides),
+            )
+    return made.reshape(1, -1, n * prod(counts)).swapaxes(1, 2)
+
+
+def _phases(piece: Array, step: int) -> Array:
+    """Channels-last maps in planes as (step, N, H, W/step, C): columns 0, step, ..., then 1, step + 1, ..."""
+    n, height, width, c = piece.shape
+    phases = empty((step, n, c, height, -(-width // step)), piece.dtype).transpose(0, 1, 3, 4, 2)
+    for k in range(step):
+        part = piece[:, :, k::step]
+        phases[k, :, :, : part.shape[2]] = part
+    return phases
 
 
 def _copied(a: Array) -> Array:

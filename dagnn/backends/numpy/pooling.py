@@ -20,6 +20,9 @@ from .tiles import Overlap, Tile, channels_last, channels_second, overlap, tiles
 TILE_BYTES = 1 << 22
 """The memory of the pixels a tile covers: they and what is made of them stay in the cache of a core."""
 
+WORTH_SHARING = 2 << 20
+"""Bytes that take one thread less time than several wait for the interpreter."""
+
 SCATTER_BYTES = 1 << 21
 """The memory of the pixels to which derivatives are sent at once; their indices take as much again."""
 
@@ -130,10 +133,11 @@ def _input_tiles(dzdx: Array) -> list[Tile]:
 
 
 def _tiles(shape: Sequence[int], pixel_bytes: int) -> list[Tile]:
-    """Tiles of (images, rows, columns); none where there is nothing to do, at least one for each thread."""
+    """Tiles of (images, rows, columns), some for each thread where it pays; none if there is nothing to do."""
     if not pixel_bytes:
         return []
-    share = -(-shape[0] * shape[1] * shape[2] // num_threads())
+    pixels = prod(shape)
+    share = -(-pixels // num_threads()) if pixels * pixel_bytes > WORTH_SHARING else pixels
     return list(tiles(shape, max(1, min(TILE_BYTES // pixel_bytes, share))))
 
 

@@ -26,7 +26,7 @@ COLUMNS, DEEP = 64, 1024
 WIDE = (384, 192)
 """Columns of a block with all rows, where these are few."""
 MANY_ROWS = 128
-OF_SUMS, LARGEST_SUMMED = (32, 64), 1 << 17
+OF_SUMS, LARGEST_SUMMED = (32, 64), 1 << 15
 """The shape of a block of `summed`, and the elements of a result for which blocks pay."""
 
 
@@ -66,7 +66,7 @@ def summed(a: Array, b: Array, out: Array) -> Array:
     """
     (terms, m), n = a.shape[-2:], b.shape[-1]
     if m * n > LARGEST_SUMMED or not in_blocks() or not out.dtype.isnative:
-        return np.matmul(a.swapaxes(-1, -2), b, out=out)
+        return _whole_sums(a, b, out)
     rows, columns = (min(size, most) for size, most in zip((m, n), OF_SUMS, strict=True))
     parts = -(-terms // (LARGEST // (rows * columns)))
     if parts < 2:
@@ -81,6 +81,15 @@ def summed(a: Array, b: Array, out: Array) -> Array:
     np.add.reduce(made, axis=0, out=out)
     if parts * length < terms:
         out += np.matmul(a[..., parts * length :, :].swapaxes(-1, -2), b[..., parts * length :, :])
+    return out
+
+
+def _whole_sums(a: Array, b: Array, out: Array) -> Array:
+    if out.size > out.shape[-2] * out.shape[-1] or not out.flags.c_contiguous or not out.dtype.isnative:
+        return np.matmul(a.swapaxes(-1, -2), b, out=out)
+    # Unlike `matmul`, `dot` lets go of the interpreter for small results of long sums, too.
+    left, right = (c.reshape(c.shape[-2:]) for c in (a, b))
+    np.dot(left.T, right, out=out.reshape(out.shape[-2:]))
     return out
 
 
