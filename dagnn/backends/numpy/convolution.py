@@ -35,7 +35,7 @@ from .rows import as_rows, row_pieces
 from .threads import each
 from .tiles import channels_last, channels_second
 
-FEW_FILTERS = 1 << 15  # elements
+FEW_FILTERS = 1 << 16  # elements
 DZDB_ROWS = 1024  # pixels added up in the maps' own precision
 ALGORITHMS = ("patches", *(f"winograd{out}" for out in range(2, 6)))
 _chosen: str | None = None

@@ -133,7 +133,7 @@ def _input_tiles(dzdx: Array) -> list[Tile]:
 
 
 def _tiles(shape: Sequence[int], pixel_bytes: int) -> list[Tile]:
-    """Tiles of (images, rows, columns), some for each thread where it pays; none if there is nothing to do."""
+    """Tiles of (images, rows, columns), some for each thread where it pays; none of nothing."""
     if not pixel_bytes:
         return []
     pixels = prod(shape)

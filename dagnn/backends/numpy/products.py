@@ -85,7 +85,8 @@ def summed(a: Array, b: Array, out: Array) -> Array:
 
 
 def _whole_sums(a: Array, b: Array, out: Array) -> Array:
-    if out.size > out.shape[-2] * out.shape[-1] or not out.flags.c_contiguous or not out.dtype.isnative:
+    one = out.size == out.shape[-2] * out.shape[-1] and out.dtype.isnative
+    if not (one and a.flags.forc and b.flags.forc and out.flags.c_contiguous):  # which `dot` would copy
         return np.matmul(a.swapaxes(-1, -2), b, out=out)
     # Unlike `matmul`, `dot` lets go of the interpreter for small results of long sums, too.
     left, right = (c.reshape(c.shape[-2:]) for c in (a, b))
