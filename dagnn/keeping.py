@@ -27,7 +27,7 @@ TRIED = 2 * (ROUNDS + 1)
 """After so many evaluations it is decided."""
 GAIN = 0.95
 """Keeping patches has to take less than this share of the time: the memory is a price, too."""
-MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 25
 """Larger patch matrices are only kept where that is asked for."""
 MOST_SIZES = 64
 """So many sizes of inputs are remembered of each layer: images may all have their own."""

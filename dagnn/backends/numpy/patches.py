@@ -23,8 +23,8 @@ from .tiles import Tile, overlap, slices, tap_overlaps, tiles
 PATCH_BYTES = 3 << 20
 """The most memory a thread's patches and their outputs take: of smaller pieces, what threads wait for the
 interpreter costs more than cache saves."""
-WORTH_SHARING = 1 << 18
-"""Bytes of patches that take less time than another thread needs to wake up."""
+WORTH_SHARING = 1 << 24
+"""Multiplications that take longer than another thread needs to wake up."""
 WHOLE_BYTES = 24 << 20
 """A patch matrix up to this size may be made whole, where a large bank would be read for each small tile."""
 LARGE_BANK = 1 << 21
@@ -51,7 +51,7 @@ def conv(
         epilogue.finish(part, tile)
         return None if kept is None else seen
 
-    made = each(work, _tiles(sizes, patch_bytes + k * x.itemsize))
+    made = each(work, _tiles(sizes, patch_bytes + k * x.itemsize, bank.size))
     if kept is not None:
         kept += made
 
@@ -62,7 +62,7 @@ def _by_filters(x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: Epilogu
         whole = x.reshape(len(y), -1)
     else:
         whole = empty((len(y), len(bank)), x.dtype)
-        pieces = _tiles(sizes, whole[:1].nbytes)
+        pieces = _tiles(sizes, whole[:1].nbytes, bank.size)
         ends = np.cumsum([prod(s.stop - s.start for s in tile) for tile in pieces])
 
         def gather(k: int) -> None:
@@ -94,7 +94,7 @@ def conv_dzdx(dzdy: Array, bank: Array, sizes: Sizes, dzdx: Array) -> None:
             np.matmul(ders, taps, out=made.swapaxes(1, 2))
             _scatter(made, dzdx, tile, sizes)
 
-    pieces = _tiles(sizes, sizes.groups * bank[0, 0].nbytes)
+    pieces = _tiles(sizes, sizes.groups * bank[0, 0].nbytes, bank.size)
     each(work, [list(group) for _, group in groupby(pieces, key=lambda tile: tile[0].start)])
 
 
@@ -112,7 +112,7 @@ def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int, kept: Sequence[Ar
         _taps_dzdw(dzdy.reshape(pixels, k), x, sizes, total.reshape(k, -1, depth))
         return total
 
-    pieces = _tiles(sizes, row_bytes + k * x.itemsize)  # those of `conv`
+    pieces = _tiles(sizes, row_bytes + k * x.itemsize, total.size)  # those of `conv`
     if [seen.shape[1] for seen in kept] != [prod(s.stop - s.start for s in tile) for tile in pieces]:
         kept = ()  # or it was with another number of threads
 
@@ -168,9 +168,10 @@ def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
     each(work, [(tap, part) for tap in range(taps) for part in filters])
 
 
-def _tiles(sizes: Sizes, row_bytes: int) -> list[Tile]:
+def _tiles(sizes: Sizes, row_bytes: int, multiplications: int) -> list[Tile]:
+    """Pieces of the output by the bytes of patches, and the multiplications, for one of its pixels."""
     n, _, *maps = sizes.output
-    share = 1 if n * prod(maps) * row_bytes < WORTH_SHARING else num_threads()
+    share = 1 if n * prod(maps) * multiplications < WORTH_SHARING else num_threads()
     return list(tiles((n, *maps), PATCH_BYTES // row_bytes, share))
 
 

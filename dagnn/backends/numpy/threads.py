@@ -72,15 +72,18 @@ def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, -(-int(quota) // int(period)))
 
 
-def share(pieces: Sequence[T]) -> list[Sequence[T]]:
+def share(pieces: Sequence[T], threads: int | None = None) -> list[Sequence[T]]:
     """`pieces` dealt out to the threads, always in the same way."""
-    number = num_threads()  # asked once: somebody may set it meanwhile
+    number = threads or num_threads()  # asked once: somebody may set it meanwhile
     return [pieces[k::number] for k in range(min(number, len(pieces)))]
 
 
-def each(work: Callable[[T], Any], pieces: Sequence[T]) -> list[Any]:
-    """[work(piece) for piece in pieces], as many at once as there are threads; the caller is one of them."""
-    helpers = min(num_threads(), len(pieces)) - 1
+def each(work: Callable[[T], Any], pieces: Sequence[T], threads: int | None = None) -> list[Any]:
+    """[work(piece) for piece in pieces], as many at once as there are threads; the caller is one of them.
+
+    Waking another thread takes as long as a few million multiplications: `threads=1` for less.
+    """
+    helpers = min(threads or num_threads(), len(pieces)) - 1
     if helpers < 1 or getattr(_here, "works", False):
         if num_threads() > 1:
             return [work(piece) for piece in pieces]

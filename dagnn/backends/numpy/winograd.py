@@ -44,6 +44,10 @@ APART = 16  # elements between rows of transformed data: rows a power of two apa
 
 OF_BANK, OF_MAPS = 60, 4
 """What an element of a transformed bank costs in multiplications; one of maps, by pixel of a tile's side."""
+WORTH_SHARING = 100_000_000
+"""Such work that takes longer than another thread needs to wake up."""
+SHARED_BANK = 2 << 20
+"""Bytes of a transformed bank that takes several threads less time than one."""
 POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)
 """The first ones are those of smaller tiles; the second has to be 1, see `conv`."""
 
@@ -75,15 +79,18 @@ def tile_sizes(taps: int) -> range:
 
 def cheapest(sizes: Sizes, depth: int, k: int) -> int:
     """The m of least work: multiplications of products, and what making and reading their operands costs."""
+    return min(tile_sizes(sizes.window[0]), key=lambda out: _cost(sizes, out, depth, k))
+
+
+def _cost(sizes: Sizes, out: int, depth: int, k: int) -> int:
     n, _, *maps = sizes.output
-    taps = sizes.window[0]
+    side = out + sizes.window[0] - 1
+    tiles = n * prod(-(-size // out) for size in maps)
+    return side**2 * ((tiles + OF_BANK) * depth * k + OF_MAPS * side * tiles * (depth + k))
 
-    def cost(out: int) -> int:
-        side = out + taps - 1
-        tiles = n * prod(-(-size // out) for size in maps)
-        return side**2 * ((tiles + OF_BANK) * depth * k + OF_MAPS * side * tiles * (depth + k))
 
-    return min(tile_sizes(taps), key=cost)
+def _threads(plan: Scheme, sizes: Sizes, depth: int, k: int) -> int:
+    return num_threads() if _cost(sizes, plan.out, depth, k) >= WORTH_SHARING else 1
 
 
 @cache
@@ -121,7 +128,8 @@ def bank(plan: Scheme, w: Array, flipped: bool = False) -> Array:
     )
     rows, _, _, columns = spread.maps.shape
     made = _maps(plan.points, rows, columns, w.dtype)
-    each(lambda part: spread(part, (0, 0), (1, 1), made[:, part]), slices(rows, least=16, times=2))
+    parts = slices(rows, least=16, times=2)
+    each(lambda part: spread(part, (0, 0), (1, 1), made[:, part]), parts, None if nbytes > SHARED_BANK else 1)
     return made if turned or flipped else made.swapaxes(1, 2)
 
 
@@ -157,7 +165,7 @@ def conv(plan: Scheme, x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: 
         each(lambda part: complete(part[0], products[:, part[1]]), parts)
 
     if plan.points * c * k * x.itemsize <= STAGED_BANK:
-        each(fused, _tiles(plan, sizes, c + k, x.dtype, FUSED_BYTES))
+        each(fused, _tiles(plan, sizes, c + k, x.dtype, FUSED_BYTES), _threads(plan, sizes, c, k))
         return
     for count, parts in _groups(plan, sizes, c + k, x.dtype):
         staged(count, parts)
@@ -194,7 +202,8 @@ def conv_dzdw(plan: Scheme, dzdy: Array, x: Array, sizes: Sizes) -> Array:
         return total
 
     if not _staged_dzdw(plan, sizes, c, k, x.dtype):
-        total, *others = each(fused, share(_tiles(plan, sizes, c + k, x.dtype, FUSED_DZDW)))
+        pieces = _tiles(plan, sizes, c + k, x.dtype, FUSED_DZDW)
+        total, *others = each(fused, share(pieces, _threads(plan, sizes, c, k)))
         for other in others:
             total += other
         return _to_filters(plan, total)
@@ -213,6 +222,7 @@ def _to_filters(plan: Scheme, total: Array) -> Array:
     each(
         lambda part: collect(total[:, part], (part.stop - part.start, 1, 1), dzdw[part]),
         slices(k, least=16, most=16),
+        None if total.nbytes > SHARED_BANK else 1,
     )
     return dzdw.reshape(k, -1, c)
 
