@@ -21,11 +21,10 @@ from .threads import blas_architectures
 WITHOUT_PACKING = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 LARGEST = 1_000_000
 """Multiplications of the largest product that isn't rearranged."""
-COLUMNS, DEEP = 64, 1024
-"""Columns of a block, half as many of sums longer than `DEEP`: as many rows stay in the first cache."""
-WIDE = (384, 192)
-"""Columns of a block with all rows, where these are few."""
-MANY_ROWS = 128
+WIDE, NARROW = (384, 192), (128, 64, 32)
+"""Columns of a block: with all rows, where these are few, and without; the first that allow for 8 rows."""
+ALIASED = 2048
+"""Rows a multiple of so many bytes apart share few places of the first cache: blocks of such are copied."""
 OF_SUMS, LARGEST_SUMMED = (32, 64), 1 << 15
 """The shape of a block of `summed`, and the elements of a result for which blocks pay."""
 
@@ -50,11 +49,13 @@ def multiply(a: Array, b: Array, out: Array) -> Array:
     for columns in WIDE:
         if m * k * columns <= LARGEST and n >= columns:
             return _blocks(a, b, out, m, columns)
-    columns = min(n, COLUMNS if k <= DEEP else COLUMNS // 2)
-    rows = LARGEST // (k * columns) // 8 * 8
-    if not 0 < rows <= m:
-        return np.matmul(a, b, out=out)
-    return _blocks(a, b, out, rows, columns, pack=n > columns and m >= MANY_ROWS)
+    for columns in NARROW:
+        rows = LARGEST // (k * min(n, columns)) // 8 * 8
+        if 0 < rows <= m:
+            return _blocks(
+                a, b, out, rows, min(n, columns), pack=n > columns and b.strides[-2] % ALIASED == 0
+            )
+    return np.matmul(a, b, out=out)
 
 
 def summed(a: Array, b: Array, out: Array) -> Array:
