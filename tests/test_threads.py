@@ -208,6 +208,13 @@ def test_as_many_threads_as_were_asked_for_work_at_once(set_threads, number):
     assert threading.get_ident() in seen, "the caller works too"
 
 
+def test_little_work_stays_with_the_caller(set_threads):
+    set_threads(3)
+    here = threading.get_ident()
+    assert set(threads.each(lambda _: threading.get_ident(), range(20), threads=1)) == {here}
+    assert threads.share(range(5), threads=1) == [range(5)]
+
+
 def test_fewer_threads_after_more(set_threads):
     set_threads(4)
     threads.each(lambda k: k, range(8))

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..reference.checks import Array
 from .memory import empty
+from .products import multiply, summed
 from .threads import each
 from .tiles import slices
 
@@ -21,8 +22,8 @@ def rows(x: Array, w: Array) -> tuple[Array, Array]:
 
 def conv(x: Array, bank: Array, y: Array) -> None:
     """y (N, K) of x (N, D) and `bank` (K, D): the bank on the left, for BLAS packs what is on the right."""
-    turned = empty((len(bank), len(x)), x.dtype)
-    each(lambda part: np.matmul(bank[part], x.T, out=turned[part]), _columns(len(bank)))
+    turned, columns = empty((len(bank), len(x)), x.dtype), np.ascontiguousarray(x.T)
+    each(lambda part: summed(bank[part].T, columns, turned[part]), _columns(len(bank)))
     y[...] = turned.T
 
 
@@ -37,7 +38,8 @@ def conv_dzdw(dzdy: Array, x: Array) -> Array:
     """dzdw (K, D) of dzdy (N, K) and x (N, D)."""
     dzdw = empty((dzdy.shape[1], x.shape[1]), x.dtype)
     rows = slices(len(dzdw), most=max(8, ROWS_BYTES // max(1, x[:1].nbytes)))
-    each(lambda part: np.matmul(dzdy[:, part].T, x, out=dzdw[part]), rows)
+    columns = np.ascontiguousarray(dzdy.T)
+    each(lambda part: multiply(columns[part], x, dzdw[part]), rows)
     return dzdw
 
 

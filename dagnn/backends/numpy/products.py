@@ -66,7 +66,7 @@ def summed(a: Array, b: Array, out: Array) -> Array:
     np.float32(3000.0)
     """
     (terms, m), n = a.shape[-2:], b.shape[-1]
-    if m * n > LARGEST_SUMMED or not in_blocks() or not out.dtype.isnative:
+    if not 0 < m * n <= LARGEST_SUMMED or not in_blocks() or not out.dtype.isnative:
         return _whole_sums(a, b, out)
     rows, columns = (min(size, most) for size, most in zip((m, n), OF_SUMS, strict=True))
     parts = -(-terms // (LARGEST // (rows * columns)))
