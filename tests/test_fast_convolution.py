@@ -229,3 +229,9 @@ def test_groups_of_one_filter(depth, stride, pad, dilate):
         y = REFERENCE.conv(x, w, **options)
         dzdy = rng.standard_normal(y.shape)
         agree(x, w, None, dzdy, None, None, options, 1e-12)
+
+
+def test_bytes_in_another_order():
+    x, w = np.ones((2, 3, 6, 8), ">f4"), np.ones((3, 1, 3, 3), ">f4")
+    y = FAST.conv(x, w)
+    assert FAST.conv_dzdw(y, x, w.shape).dtype == FAST.conv_dzdx(y, w, x.shape).dtype == y.dtype == x.dtype

@@ -213,6 +213,8 @@ def test_little_work_stays_with_the_caller(set_threads):
     here = threading.get_ident()
     assert set(threads.each(lambda _: threading.get_ident(), range(20), threads=1)) == {here}
     assert threads.share(range(5), threads=1) == [range(5)]
+    numbers = threads.each(lambda _: [b["num_threads"] for b in threadpool_info()], range(2), threads=1)
+    assert numbers[0] and {number for blas in numbers for number in blas} == {1}, "and so does BLAS's"
 
 
 def test_fewer_threads_after_more(set_threads):

@@ -276,8 +276,11 @@ def _choice_dzdw(sizes: Sizes, x_shape: tuple[int, ...], dtype: np.dtype) -> str
     kind = _choice(sizes, x_shape[1], dtype)
     if kind not in ("few", "patches"):
         return kind
-    fewer = sizes.groups == 1 and 2 * sizes.output[1] <= x_shape[1] and prod(sizes.window) > 1
-    return "turned" if fewer and _flipped(sizes, x_shape, dtype) is not None else "patches"
+    if sizes.groups > 1 or 2 * sizes.output[1] > x_shape[1] or prod(sizes.window) == 1:
+        return "patches"
+    back = _flipped(sizes, x_shape, dtype)
+    filtered = back is None or _choice(back, sizes.output[1], dtype).startswith("winograd")
+    return "patches" if filtered else "turned"
 
 
 def _scheme(kind: str, sizes: Sizes, dtype: np.dtype) -> winograd.Scheme:
@@ -330,7 +333,8 @@ def _whole_map(sizes: Sizes, x_shape: Sequence[int]) -> bool:
 def _flipped(sizes: Sizes, x_shape: tuple[int, ...], dtype: np.dtype) -> Sizes | None:
     """The convolution of dzdy, with the filters turned around, that is the derivative for the data, or None.
 
-    It has products for every pixel of x, the other way for every pixel of y: None where x has many more.
+    It has products for every pixel of x, the other way for every pixel of y: None where x has many more,
+    unless minimal filtering needs fewer.
     """
     height, width = dilated(sizes.window, sizes.dilate)
     top, bottom, left, right = sizes.pad

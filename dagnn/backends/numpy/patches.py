@@ -116,16 +116,16 @@ def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int, kept: Sequence[Ar
     if [seen.shape[1] for seen in kept] != [prod(s.stop - s.start for s in tile) for tile in pieces]:
         kept = ()  # or it was with another number of threads
 
-    # Fewer columns, or where patches lie in planes: the derivative, turned around.
-    turned = shape[1] <= shape[2] or in_planes(x)
-    made_shape = (groups, shape[2], shape[1]) if turned else shape
+    # BLAS is quicker with fewer columns than rows, and with the rows of patches that lie in planes.
+    by_patch = shape[1] <= shape[2] or in_planes(x)
+    made_shape = (groups, shape[2], shape[1]) if by_patch else shape
 
     def work(numbers: Sequence[int]) -> Array:
         own, part = empty(made_shape, x.dtype), empty(made_shape, x.dtype)
         for count, number in enumerate(numbers):
             ders = by_group(dzdy[pieces[number]], sizes)
             seen = kept[number] if kept else patches(x, pieces[number], sizes)
-            left, right = (seen, ders) if turned else (ders, seen)
+            left, right = (seen, ders) if by_patch else (ders, seen)
             summed(left, right, part if count else own)
             if count:
                 own += part
@@ -134,7 +134,7 @@ def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int, kept: Sequence[Ar
     made, *others = each(work, share(range(len(pieces))))
     for other in others:
         made += other
-    if not turned:
+    if not by_patch:
         return made
     total[...] = made.swapaxes(1, 2)
     return total
@@ -171,8 +171,8 @@ def _taps_dzdw(dzdy: Array, x: Array, sizes: Sizes, dzdw: Array) -> None:
 def _tiles(sizes: Sizes, row_bytes: int, multiplications: int) -> list[Tile]:
     """Pieces of the output by the bytes of patches, and the multiplications, for one of its pixels."""
     n, _, *maps = sizes.output
-    share = 1 if n * prod(maps) * multiplications < WORTH_SHARING else num_threads()
-    return list(tiles((n, *maps), PATCH_BYTES // row_bytes, share))
+    threads = 1 if n * prod(maps) * multiplications < WORTH_SHARING else num_threads()
+    return list(tiles((n, *maps), PATCH_BYTES // row_bytes, threads))
 
 
 def by_group(piece: Array, sizes: Sizes) -> Array:

@@ -74,7 +74,7 @@ def depthwise_dzdw(dzdy: Array, x: Array, sizes: Sizes) -> Array:
             sums[tap] = product.sum(axis=(0, 1, 2))
         return sums
 
-    total = np.sum(each(work, pieces), axis=0)
+    total = np.sum(each(work, pieces), axis=0).astype(dzdy.dtype, copy=False)
     return total.T.reshape(-1, *sizes.window, 1)
 
 

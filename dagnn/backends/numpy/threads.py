@@ -85,8 +85,6 @@ def each(work: Callable[[T], Any], pieces: Sequence[T], threads: int | None = No
     """
     helpers = min(threads or num_threads(), len(pieces)) - 1
     if helpers < 1 or getattr(_here, "works", False):
-        if num_threads() > 1:
-            return [work(piece) for piece in pieces]
         with one_thread:
             return [work(piece) for piece in pieces]
     job = _Job(work, pieces)

@@ -37,9 +37,10 @@ the derivative for the filters, which adds to all of that for each chunk."""
 STAGED_BYTES = 32 << 20
 """Those of a chunk that all threads take through one stage after another."""
 STAGED_BANK, STAGED_DZDW = 6 << 20, 3 << 20
-"""Larger transformed banks are not read for every small chunk: threads share out the products instead."""
-FEW_BYTES = 6 << 20
-"""Nor are derivatives for smaller ones added up if there are so few tiles: all of them stay in cache."""
+"""Larger transformed banks are not read, and derivatives for them not added to, for every small chunk:
+threads share out the products of a large one instead."""
+FEW_BYTES, HARDLY_MORE = 6 << 20, 4
+"""Nor are derivatives for smaller ones, if tiles take so little, and not so many times the memory of the bank."""
 APART = 16  # elements between rows of transformed data: rows a power of two apart would share cache lines
 
 OF_BANK, OF_MAPS = 60, 4
@@ -85,8 +86,8 @@ def cheapest(sizes: Sizes, depth: int, k: int) -> int:
 def _cost(sizes: Sizes, out: int, depth: int, k: int) -> int:
     n, _, *maps = sizes.output
     side = out + sizes.window[0] - 1
-    tiles = n * prod(-(-size // out) for size in maps)
-    return side**2 * ((tiles + OF_BANK) * depth * k + OF_MAPS * side * tiles * (depth + k))
+    count = n * prod(-(-size // out) for size in maps)
+    return side**2 * ((count + OF_BANK) * depth * k + OF_MAPS * side * count * (depth + k))
 
 
 def _threads(plan: Scheme, sizes: Sizes, depth: int, k: int) -> int:
@@ -236,9 +237,9 @@ def _start(plan: Scheme, tile: Tile, pad: Sequence[int] = (0, 0, 0, 0)) -> tuple
 def _staged_dzdw(plan: Scheme, sizes: Sizes, c: int, k: int, dtype: np.dtype) -> bool:
     """Whether threads go through the stages together: there are many filters, or hardly more tiles."""
     n, _, *maps = sizes.output
-    tiles = n * prod(-(-size // plan.out) for size in maps)
-    bank, data = (plan.points * values * dtype.itemsize for values in (c * k, tiles * (c + k)))
-    return bank > STAGED_DZDW or (data <= FEW_BYTES and 4 * bank > data)
+    count = n * prod(-(-size // plan.out) for size in maps)
+    of_bank, of_tiles = (plan.points * values * dtype.itemsize for values in (c * k, count * (c + k)))
+    return of_bank > STAGED_DZDW or of_tiles <= min(FEW_BYTES, HARDLY_MORE * of_bank)
 
 
 def _maps(points: int, n: int, channels: int, dtype: np.dtype) -> Array:
