@@ -40,7 +40,7 @@ STAGED_BANK, STAGED_DZDW = 6 << 20, 3 << 20
 """Larger transformed banks are not read, and derivatives for them not added to, for every small chunk:
 threads share out the products of a large one instead."""
 FEW_BYTES, HARDLY_MORE = 6 << 20, 4
-"""Nor are derivatives for smaller ones, if tiles take so little, and not so many times the memory of the bank."""
+"""Nor are derivatives for smaller ones, if tiles take so little, and not so many times what the bank does."""
 APART = 16  # elements between rows of transformed data: rows a power of two apart would share cache lines
 
 OF_BANK, OF_MAPS = 60, 4
