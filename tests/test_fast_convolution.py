@@ -167,7 +167,7 @@ def test_single_precision_on_a_real_size(every_algorithm):
     dzdy = rng.standard_normal((1, 128, 56, 56), dtype="f")
     for algorithm in convolution.ALGORITHMS:
         use(algorithm)
-        agree(x, w, None, dzdy, None, None, {"pad": 1}, 2e-5)
+        agree(x, w, None, dzdy, None, None, {"pad": 1}, 2e-5 if algorithm == "winograd5" else 1e-5)
 
 
 def test_filters_keep_one_memory_order():
