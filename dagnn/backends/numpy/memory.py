@@ -156,3 +156,10 @@ pool = Pool()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=pool._forked)
 empty = pool.empty
+
+
+def copied(a: np.ndarray) -> np.ndarray:
+    """A copy of `a`, its elements one after the other."""
+    copy = empty(a.shape, a.dtype)
+    copy[...] = a
+    return copy

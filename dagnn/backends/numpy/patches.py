@@ -15,9 +15,9 @@ from numpy.lib.stride_tricks import as_strided
 from ..reference.checks import Array
 from ..reference.convolution import Sizes
 from .epilogue import Epilogue
-from .memory import empty
-from .products import multiply, summed
-from .threads import each, num_threads, share
+from .memory import copied, empty
+from .products import added_up, multiply, summed
+from .threads import each, num_threads
 from .tiles import Tile, overlap, slices, tap_overlaps, tiles
 
 PATCH_BYTES = 3 << 20
@@ -106,13 +106,13 @@ def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int, kept: Sequence[Ar
     k, groups = dzdy.shape[3], sizes.groups
     shape = (groups, k // groups, prod(sizes.window) * depth)
     row_bytes = groups * shape[2] * x.itemsize
-    total = empty(shape, x.dtype)
     pixels = dzdy.size // k
-    if _by_taps(total.nbytes, sizes, row_bytes):
+    if _by_taps(prod(shape) * x.itemsize, sizes, row_bytes):
+        total = empty(shape, x.dtype)
         _taps_dzdw(dzdy.reshape(pixels, k), x, sizes, total.reshape(k, -1, depth))
         return total
 
-    pieces = _tiles(sizes, row_bytes + k * x.itemsize, total.size)  # those of `conv`
+    pieces = _tiles(sizes, row_bytes + k * x.itemsize, prod(shape))  # those of `conv`
     if [seen.shape[1] for seen in kept] != [prod(s.stop - s.start for s in tile) for tile in pieces]:
         kept = ()  # or it was with another number of threads
 
@@ -120,24 +120,14 @@ def conv_dzdw(dzdy: Array, x: Array, sizes: Sizes, depth: int, kept: Sequence[Ar
     by_patch = shape[1] <= shape[2] or in_planes(x)
     made_shape = (groups, shape[2], shape[1]) if by_patch else shape
 
-    def work(numbers: Sequence[int]) -> Array:
-        own, part = empty(made_shape, x.dtype), empty(made_shape, x.dtype)
-        for count, number in enumerate(numbers):
-            ders = by_group(dzdy[pieces[number]], sizes)
-            seen = kept[number] if kept else patches(x, pieces[number], sizes)
-            left, right = (seen, ders) if by_patch else (ders, seen)
-            summed(left, right, part if count else own)
-            if count:
-                own += part
-        return own
+    def product(number: int, out: Array) -> None:
+        ders = by_group(dzdy[pieces[number]], sizes)
+        seen = kept[number] if kept else patches(x, pieces[number], sizes)
+        left, right = (seen, ders) if by_patch else (ders, seen)
+        summed(left, right, out)
 
-    made, *others = each(work, share(range(len(pieces))))
-    for other in others:
-        made += other
-    if not by_patch:
-        return made
-    total[...] = made.swapaxes(1, 2)
-    return total
+    made = added_up(product, range(len(pieces)), lambda: empty(made_shape, x.dtype))
+    return copied(made.swapaxes(1, 2)) if by_patch else made
 
 
 def _by_taps(bank_bytes: int, sizes: Sizes, row_bytes: int) -> bool:
@@ -201,7 +191,7 @@ def patches(x: Array, tile: Tile, sizes: Sizes) -> Array:
     if planes:
         return _planes(piece, [s.stop - s.start for s in outputs], hops, sizes)
     if piece.strides[3] != piece.itemsize or piece.strides[2] != piece.itemsize * piece.shape[3]:
-        piece = _copied(piece)
+        piece = copied(piece)
     n, _, _, c = piece.shape
     image, row, pixel, item = piece.strides
     depth, (below, beside) = c // sizes.groups, sizes.dilate
@@ -210,7 +200,7 @@ def patches(x: Array, tile: Tile, sizes: Sizes) -> Array:
         (sizes.groups, n, *(s.stop - s.start for s in outputs), *sizes.window, depth),
         (depth * item, image, row * hops[0], pixel * hops[1], row * below, pixel * beside, item),
     )
-    return _copied(windows).reshape(sizes.groups, -1, depth * sizes.window[0] * sizes.window[1])
+    return copied(windows).reshape(sizes.groups, -1, depth * sizes.window[0] * sizes.window[1])
 
 
 def in_planes(x: Array) -> bool:
@@ -246,12 +236,6 @@ def _phases(piece: Array, step: int) -> Array:
         part = piece[:, :, k::step]
         phases[k, :, :, : part.shape[2]] = part
     return phases
-
-
-def _copied(a: Array) -> Array:
-    copy = empty(a.shape, a.dtype)
-    copy[...] = a
-    return copy
 
 
 def strip(x: Array, rows: tuple[int, int, int], columns: tuple[int, int, int], planes: bool = False) -> Array:

@@ -10,13 +10,17 @@ Source: OpenBLAS 0.3.31, kernel/x86_64/sgemm_small_kernel_permit_skylakex.c.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..reference.checks import Array
-from .memory import empty
-from .threads import blas_architectures
+from .memory import copied, empty
+from .threads import blas_architectures, each, share
+
+T = TypeVar("T")
 
 WITHOUT_PACKING = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 LARGEST = 1_000_000
@@ -85,6 +89,32 @@ def summed(a: Array, b: Array, out: Array) -> Array:
     return out
 
 
+def added_up(
+    product: Callable[[T, Array], Any],
+    pieces: Sequence[T],
+    buffer: Callable[[], Array],
+    threads: int | None = None,
+) -> Array:
+    """The sum over `pieces`, shared out among threads, of what product(piece, out) writes into a `buffer()`.
+
+    >>> added_up(lambda k, out: out.fill(k), [1, 2, 3], lambda: np.empty(2))
+    array([6., 6.])
+    """
+
+    def work(mine: Sequence[T]) -> Array:
+        own, part = buffer(), buffer()
+        for count, piece in enumerate(mine):
+            product(piece, part if count else own)
+            if count:
+                own += part
+        return own
+
+    total, *others = each(work, share(pieces, threads))
+    for other in others:
+        total += other
+    return total
+
+
 def _whole_sums(a: Array, b: Array, out: Array) -> Array:
     one = out.size == out.shape[-2] * out.shape[-1] and out.dtype.isnative
     if not (one and a.flags.forc and b.flags.forc and out.flags.c_contiguous):  # which `dot` would copy
@@ -102,9 +132,7 @@ def _blocks(a: Array, b: Array, out: Array, rows: int, columns: int, pack: bool 
     left = a[..., :below, :].reshape(*a.shape[:-2], -1, 1, rows, a.shape[-1])
     right = b[..., :beside].reshape(*b.shape[:-1], -1, columns).swapaxes(-2, -3)[..., None, :, :, :]
     if pack:
-        packed = empty(right.shape, b.dtype)
-        packed[...] = right
-        right = packed
+        right = copied(right)
     places = out[..., :below, :beside].reshape(*out.shape[:-2], below // rows, rows, -1, columns)
     np.matmul(left, right, out=places.swapaxes(-2, -3))
     if beside < n:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..reference.checks import Array
-from .memory import empty
+from .memory import copied, empty
 from .products import multiply
 
 Pair = tuple[int, int]
@@ -57,7 +57,7 @@ class Spread:
             maps, top, left = self.maps[images], start[0], start[1] + first
             if not maps.flags.c_contiguous:
                 low = max(0, top)
-                maps = np.ascontiguousarray(maps[:, low : max(low, top + down), left : start[1] + last])
+                maps = copied(maps[:, low : max(low, top + down), left : start[1] + last])
                 top, left = top - low, 0
             self._along_lines(maps, (top, left), inside)
         places = out.reshape(points, points, n, rows, columns, c)

@@ -16,7 +16,7 @@ convolutional neural networks", CVPR 2016, arXiv:1509.09308.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from math import prod
 from typing import NamedTuple
 
@@ -26,8 +26,8 @@ from ..reference.checks import Array
 from ..reference.convolution import Sizes
 from .epilogue import Epilogue
 from .memory import empty
-from .products import multiply, summed
-from .threads import each, num_threads, share
+from .products import added_up, multiply, summed
+from .threads import each, num_threads
 from .tiles import Tile, slices, tiles
 from .transforms import Collect, PerThread, Spread
 
@@ -84,9 +84,7 @@ def cheapest(sizes: Sizes, depth: int, k: int) -> int:
 
 
 def _cost(sizes: Sizes, out: int, depth: int, k: int) -> int:
-    n, _, *maps = sizes.output
-    side = out + sizes.window[0] - 1
-    count = n * prod(-(-size // out) for size in maps)
+    side, count = out + sizes.window[0] - 1, prod(_grid(sizes, out))
     return side**2 * ((count + OF_BANK) * depth * k + OF_MAPS * side * count * (depth + k))
 
 
@@ -138,7 +136,8 @@ def conv(plan: Scheme, x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: 
     """Write into channels-last `y` what a transformed `bank` (i², C, K) makes of channels-last `x`."""
     c, k = bank.shape[1:]
     rest = epilogue._replace(b=None)
-    spread, collect, rooms = Spread(plan.of_inputs, plan.out, x), Collect(plan.of_outputs), PerThread()
+    spread, collect = Spread(plan.of_inputs, plan.out, x), Collect(plan.of_outputs)
+    rooms, room = PerThread(), partial(_room, plan, c, k, x.dtype)
 
     def transform(tile: Tile, seen: Array) -> None:
         spread(tile[0], _start(plan, tile, sizes.pad), _counts(tile)[1:], seen)
@@ -150,9 +149,6 @@ def conv(plan: Scheme, x: Array, bank: Array, sizes: Sizes, y: Array, epilogue: 
         place = _pixels(plan, tile, sizes)
         collect(products, _counts(tile), y[place])
         rest.finish(y[place], place)
-
-    def room(count: int) -> list[Array]:
-        return [_maps(plan.points, count, channels, x.dtype) for channels in (c, k)]
 
     def fused(tile: Tile) -> None:
         seen, products = rooms.get(room, _count(tile))
@@ -176,27 +172,22 @@ def conv_dzdw(plan: Scheme, dzdy: Array, x: Array, sizes: Sizes) -> Array:
     """The derivative for the filters, (K, r r, C), from channels-last `dzdy` and `x`."""
     k, c = dzdy.shape[3], x.shape[3]
     of_x, of_dzdy = Spread(plan.of_inputs, plan.out, x), Spread(plan.of_outputs.T, plan.out, dzdy)
-    rooms = PerThread()
+    rooms, room = PerThread(), partial(_room, plan, c, k, x.dtype)
 
     def transform(tile: Tile, seen: Array, ders: Array) -> None:
         of_x(tile[0], _start(plan, tile, sizes.pad), _counts(tile)[1:], seen)
         of_dzdy(tile[0], _start(plan, tile), _counts(tile)[1:], ders)
 
-    def room(count: int) -> list[Array]:
-        return [_maps(plan.points, count, channels, x.dtype) for channels in (c, k)]
+    def empty_total() -> Array:
+        return _maps(plan.points, k, c, x.dtype)
 
-    def fused(pieces: Sequence[Tile]) -> Array:
-        own, part = (_maps(plan.points, k, c, x.dtype) for _ in range(2))
-        for number, tile in enumerate(pieces):
-            seen, ders = rooms.get(room, _count(tile))
-            transform(tile, seen, ders)
-            summed(ders, seen, part if number else own)
-            if number:
-                own += part
-        return own
+    def fused(tile: Tile, out: Array) -> None:
+        seen, ders = rooms.get(room, _count(tile))
+        transform(tile, seen, ders)
+        summed(ders, seen, out)
 
     def staged(count: int, parts: list[tuple[Tile, slice]]) -> Array:
-        total = _maps(plan.points, k, c, x.dtype)
+        total = empty_total()
         seen, ders = room(count)
         each(lambda part: transform(part[0], seen[:, part[1]], ders[:, part[1]]), parts)
         each(lambda p: summed(ders[p], seen[p], total[p]), range(plan.points))
@@ -204,10 +195,7 @@ def conv_dzdw(plan: Scheme, dzdy: Array, x: Array, sizes: Sizes) -> Array:
 
     if not _staged_dzdw(plan, sizes, c, k, x.dtype):
         pieces = _tiles(plan, sizes, c + k, x.dtype, FUSED_DZDW)
-        total, *others = each(fused, share(pieces, _threads(plan, sizes, c, k)))
-        for other in others:
-            total += other
-        return _to_filters(plan, total)
+        return _to_filters(plan, added_up(fused, pieces, empty_total, _threads(plan, sizes, c, k)))
     first, *groups = _groups(plan, sizes, c + k, x.dtype)
     total = staged(*first)
     for group in groups:
@@ -236,10 +224,20 @@ def _start(plan: Scheme, tile: Tile, pad: Sequence[int] = (0, 0, 0, 0)) -> tuple
 
 def _staged_dzdw(plan: Scheme, sizes: Sizes, c: int, k: int, dtype: np.dtype) -> bool:
     """Whether threads go through the stages together: there are many filters, or hardly more tiles."""
-    n, _, *maps = sizes.output
-    count = n * prod(-(-size // plan.out) for size in maps)
+    count = prod(_grid(sizes, plan.out))
     of_bank, of_tiles = (plan.points * values * dtype.itemsize for values in (c * k, count * (c + k)))
     return of_bank > STAGED_DZDW or of_tiles <= min(FEW_BYTES, HARDLY_MORE * of_bank)
+
+
+def _room(plan: Scheme, c: int, k: int, dtype: np.dtype, count: int) -> list[Array]:
+    """Memory for what `count` tiles become: with C channels, and with K."""
+    return [_maps(plan.points, count, channels, dtype) for channels in (c, k)]
+
+
+def _grid(sizes: Sizes, out: int) -> tuple[int, int, int]:
+    """How many images, rows and columns of tiles of `out` x `out` there are."""
+    n, _, height, width = sizes.output
+    return n, -(-height // out), -(-width // out)
 
 
 def _maps(points: int, n: int, channels: int, dtype: np.dtype) -> Array:
@@ -249,10 +247,8 @@ def _maps(points: int, n: int, channels: int, dtype: np.dtype) -> Array:
 
 def _tiles(plan: Scheme, sizes: Sizes, channels: int, dtype: np.dtype, nbytes: int) -> list[Tile]:
     """Chunks of tiles: slices of (images, rows of tiles, columns of tiles)."""
-    n, _, *maps = sizes.output
-    counts = (n, *(-(-size // plan.out) for size in maps))
     most = nbytes // (plan.points * channels * dtype.itemsize)
-    return list(tiles(counts, most, num_threads()))
+    return list(tiles(_grid(sizes, plan.out), most, num_threads()))
 
 
 def _groups(
